@@ -1,0 +1,1 @@
+"""Who is known here, and how they prove it."""

@@ -1,0 +1,105 @@
+"""Changing a password file: one account at a time, everything else in it left as it stands."""
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from appliance.accounts.htpasswd import PasswordFile
+from appliance.durable import replace_file
+
+
+class AccountError(Exception):
+    """What was asked cannot be done to this file; the message is one sentence."""
+
+
+def check_name(name: str) -> None:
+    """Refuse names that a password file or a Basic header cannot carry."""
+    if not name or ":" in name or name.startswith("#") or name != name.strip():
+        raise AccountError(f"{name!r} cannot be an account: no colon, leading # or outer spaces")
+    if len(name) > 255 or not name.isprintable():
+        raise AccountError(f"{name!r} cannot be an account: at most 255 printable characters")
+
+
+def accounts(path: Path) -> PasswordFile:
+    """Read a password file; one that does not exist has no accounts. Raises AccountError."""
+    return PasswordFile.parse(_read(path))
+
+
+def add(path: Path, name: str, hashed: bytes) -> None:
+    """Add an account; raises AccountError if it is there already."""
+    check_name(name)
+    with _locked(path):
+        lines = _read(path).splitlines()
+        if _find(lines, name) is not None:
+            raise AccountError(
+                f"{name} is in {path} already; to set another password: registry user passwd {name}"
+            )
+        _write(path, [*lines, _entry(name, hashed)])
+
+
+def set_password(path: Path, name: str, hashed: bytes) -> None:
+    """Give an account another password; raises AccountError if there is no such account."""
+    with _locked(path):
+        lines = _read(path).splitlines()
+        lines[_require(path, lines, name)] = _entry(name, hashed)
+        _write(path, lines)
+
+
+def remove(path: Path, name: str) -> None:
+    """Remove an account; raises AccountError if there is no such account."""
+    with _locked(path):
+        lines = _read(path).splitlines()
+        del lines[_require(path, lines, name)]
+        _write(path, lines)
+
+
+def _entry(name: str, hashed: bytes) -> bytes:
+    return name.encode() + b":" + hashed
+
+
+def _find(lines: list[bytes], name: str) -> int | None:
+    for number, line in enumerate(lines):
+        if line.strip().partition(b":")[0] == name.encode():
+            return number
+    return None
+
+
+def _require(path: Path, lines: list[bytes], name: str) -> int:
+    number = _find(lines, name)
+    if number is None:
+        raise AccountError(f"{name} is not in {path}; to add it: registry user add {name}")
+    return number
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise AccountError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write(path: Path, lines: list[bytes]) -> None:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+        replace_file(path, b"".join(line + b"\n" for line in lines), mode=mode)
+    except OSError as error:
+        raise AccountError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep two edits apart: the folder is what is locked, as the file itself is replaced."""
+    try:
+        descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise AccountError(f"{path.parent} cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

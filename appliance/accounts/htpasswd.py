@@ -1,0 +1,213 @@
+"""Accounts in an htpasswd file, bcrypt only, cheap to check and quick to change.
+
+A bcrypt check costs a tenth of a second or more on purpose, and clients send their password with
+every request. So a check that succeeded is remembered for a while under an HMAC of account, stored
+hash and password with a key that never leaves this process: the cache holds no password, an edited
+entry no longer matches it, and many requests that arrive at once share one check. The file is
+compared with its last reading (a `stat`) at every request, so an edit counts at once.
+
+An account that does not exist is checked too, against a hash nobody has the password of, so that
+time does not tell which names exist.
+"""
+
+import hashlib
+import hmac
+import math
+import re
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import bcrypt
+import structlog
+import trio
+
+from appliance import work
+from appliance.protocol.credentials import Credentials
+
+PASSWORD_MAX = 72
+"""Bytes of a password that bcrypt looks at; later ones are ignored, as every htpasswd tool does."""
+
+COST = 12
+"""The cost of hashes made here: about a third of a second, once every few minutes per client."""
+
+_REMEMBER_SECONDS = 300.0
+_REMEMBERED_MAX = 10_000
+_HASH = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_NAME_MAX = 255
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A line that is ignored, and why, as one sentence."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordFile:
+    """What a password file says: account → bcrypt hash, and the lines that say nothing usable."""
+
+    hashes: dict[str, bytes]
+    faults: tuple[Fault, ...]
+
+    @classmethod
+    def parse(cls, content: bytes) -> "PasswordFile":
+        """Read lines of `name:hash`; blank lines and `#` comments mean nothing."""
+        hashes: dict[str, bytes] = {}
+        faults = []
+        for number, line in enumerate(content.splitlines(), start=1):
+            entry = line.strip()
+            if not entry or entry.startswith(b"#"):
+                continue
+            name, colon, value = entry.partition(b":")
+            reason = _reason_to_ignore(name, colon, value, hashes)
+            if reason:
+                faults.append(Fault(number, reason))
+            else:
+                hashes[name.decode()] = value
+        return cls(hashes, tuple(faults))
+
+
+def hash_password(password: bytes, cost: int = COST) -> bytes:
+    """Make the bcrypt hash to store; raises ValueError with a sentence for a password unfit for it."""
+    if not password:
+        raise ValueError("the password is empty")
+    if len(password) > PASSWORD_MAX:
+        raise ValueError(f"the password has {len(password)} bytes; bcrypt takes {PASSWORD_MAX}")
+    if b"\0" in password:
+        raise ValueError("the password contains a NUL byte")
+    return bcrypt.hashpw(password, bcrypt.gensalt(cost))
+
+
+def check_password(password: bytes, stored: bytes) -> bool:
+    """Compare a password with a bcrypt hash, at the hash's full cost whatever the password is."""
+    fit = b"\0" not in password
+    same = bcrypt.checkpw(
+        password[:PASSWORD_MAX] if fit else b"", b"$2b$" + stored.removeprefix(stored[:4])
+    )
+    return same and fit
+
+
+def _reason_to_ignore(name: bytes, colon: bytes, value: bytes, known: dict[str, bytes]) -> str:
+    if not colon or not name:
+        return "it does not read name:hash"
+    try:
+        account = name.decode()
+    except UnicodeDecodeError:
+        return "its name is not UTF-8"
+    if len(account) > _NAME_MAX or not account.isprintable():
+        return "its name is too long or has unprintable characters"
+    if account in known:
+        return f"{account} stands in an earlier line already"
+    shape = _HASH.fullmatch(value)
+    if shape is None or not 4 <= int(shape[1]) <= 31:
+        return (
+            f"the hash of {account} is not bcrypt; set it anew with: registry user passwd {account}"
+        )
+    return ""
+
+
+class PasswordAccounts:
+    """The accounts of one file, followed while it changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: object = None
+        self._file = PasswordFile({}, ())
+        self._nobody = b""
+        self._reading = trio.Lock()
+        self._key = secrets.token_bytes(32)
+        self._remembered: OrderedDict[bytes, float] = OrderedDict()
+        self._checks: dict[bytes, _Check] = {}
+
+    async def verify(self, credentials: Credentials) -> bool:
+        """Tell whether the password is the account's, as the file stands now."""
+        await self.refresh()
+        stored = self._file.hashes.get(credentials.account, self._nobody)
+        proof = self._proof(credentials, stored)
+        if self._remembered.get(proof, -math.inf) > trio.current_time():
+            return True
+        check = self._checks.get(proof)
+        if check is None:
+            check = self._checks[proof] = _Check(credentials, stored)
+        try:
+            same = await check.result()
+        finally:
+            self._checks.pop(proof, None)
+        if same and stored is not self._nobody:
+            self._remember(proof)
+            return True
+        return False
+
+    async def refresh(self) -> None:
+        """Read the file again if it has changed; a file that cannot be read has no accounts."""
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        async with self._reading:
+            if stamp == self._stamp:
+                return
+            try:
+                content = await work.disk(self._path.read_bytes)
+            except OSError as error:
+                _log.error("password file unreadable", file=str(self._path), reason=str(error))
+                content = b""
+            self._file = PasswordFile.parse(content)
+            self._nobody = _hash_of_nobody(self._file)
+            self._stamp = stamp
+            for fault in self._file.faults:
+                _log.warning(
+                    "password line ignored",
+                    file=str(self._path),
+                    line=fault.line,
+                    reason=fault.reason,
+                )
+
+    def _proof(self, credentials: Credentials, stored: bytes) -> bytes:
+        account = credentials.account.encode()
+        message = b"%d:%b%b%b" % (len(account), account, stored, credentials.password)
+        return hmac.digest(self._key, message, hashlib.sha256)
+
+    def _remember(self, proof: bytes) -> None:
+        self._remembered[proof] = trio.current_time() + _REMEMBER_SECONDS
+        self._remembered.move_to_end(proof)
+        while len(self._remembered) > _REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+
+
+class _Check:
+    """One bcrypt check that any number of requests wait for."""
+
+    def __init__(self, credentials: Credentials, stored: bytes) -> None:
+        self._credentials = credentials
+        self._stored = stored
+        self._turn = trio.Lock()
+        self._same: bool | None = None
+
+    async def result(self) -> bool:
+        """Return the outcome; whoever comes first does the work, and if it leaves, the next."""
+        async with self._turn:
+            if self._same is None:
+                self._same = await work.password(
+                    check_password, self._credentials.password, self._stored
+                )
+            return self._same
+
+
+def _stamp(path: Path) -> object:
+    try:
+        state = path.stat()
+    except OSError as error:
+        return error.errno
+    return state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino
+
+
+def _hash_of_nobody(file: PasswordFile) -> bytes:
+    """Make up a hash that costs as much to check as the dearest real one; no password has it."""
+    cost = max((int(value[4:6]) for value in file.hashes.values()), default=COST)
+    return bcrypt.gensalt(cost) + secrets.token_hex(16)[:31].encode()

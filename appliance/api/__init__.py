@@ -1,0 +1,1 @@
+"""The registry's answers, as an ASGI application that needs no socket."""

@@ -1,0 +1,146 @@
+"""The application: each request is routed, let through the gate, handled and logged, here alone.
+
+There is no other way to a handler than `_admit`, which asks `registry.access` once. What is wrong
+under `/v2/` is told only to those who may ask there at all, so an unknown path needs an account
+like a known one. Whatever a handler raises becomes an answer here: a `RegistryError` its row as
+JSON, anything else a 500 without detail and a traceback in the log.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from appliance.api.blobs import BlobResource
+from appliance.api.exchange import ClientGoneError, Exchange, Receive, Scope, Send
+from appliance.api.manifests import ListResource, ManifestResource
+from appliance.api.service import ServiceResource
+from appliance.api.uploads import UploadResource, UploadsResource
+from appliance.oci.errors import RegistryError
+from appliance.protocol.routes import Action, Resource, Route, is_private, resolve
+from appliance.registry.access import Access, Account
+from appliance.registry.blobs import Blobs
+from appliance.registry.manifests import Manifests
+from appliance.registry.readiness import Readiness
+from appliance.registry.uploads import Uploads
+
+Handler = Callable[[Exchange, Route, Account], Awaitable[None]]
+
+CLIENT_GONE = 499
+"""The status in the log of a request whose client left before the answer."""
+
+_log = structlog.get_logger()
+_QUIET = {Resource.HEALTH, Resource.READY}
+_NOBODY = Account("", claimed=False)
+
+
+class Application:
+    """The registry as an ASGI application."""
+
+    def __init__(
+        self,
+        *,
+        access: Access,
+        blobs: Blobs,
+        uploads: Uploads,
+        manifests: Manifests,
+        readiness: Readiness,
+        authority: bytes | None,
+        stall_seconds: float,
+    ) -> None:
+        self._access = access
+        self._stall_seconds = stall_seconds
+        service = ServiceResource(readiness, authority)
+        blob = BlobResource(blobs)
+        manifest = ManifestResource(manifests)
+        lists = ListResource(manifests)
+        upload = UploadResource(uploads)
+        self.handlers: Mapping[tuple[Resource, str], Handler] = {
+            (Resource.HOME, "GET"): service.home,
+            (Resource.HEALTH, "GET"): service.health,
+            (Resource.READY, "GET"): service.ready,
+            (Resource.CA, "GET"): service.authority,
+            (Resource.BASE, "GET"): service.base,
+            (Resource.CATALOG, "GET"): lists.repositories,
+            (Resource.TAGS, "GET"): lists.tags,
+            (Resource.REFERRERS, "GET"): lists.referrers,
+            (Resource.MANIFEST, "GET"): manifest.get,
+            (Resource.MANIFEST, "PUT"): manifest.put,
+            (Resource.MANIFEST, "DELETE"): manifest.delete,
+            (Resource.BLOB, "GET"): blob.get,
+            (Resource.BLOB, "DELETE"): blob.delete,
+            (Resource.UPLOADS, "POST"): UploadsResource(uploads, access).post,
+            (Resource.UPLOAD, "GET"): upload.get,
+            (Resource.UPLOAD, "PATCH"): upload.patch,
+            (Resource.UPLOAD, "PUT"): upload.put,
+            (Resource.UPLOAD, "DELETE"): upload.delete,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close"})
+            return
+        exchange = Exchange(scope, receive, send, stall_seconds=self._stall_seconds)
+        started = time.perf_counter()
+        try:
+            await self._answer(exchange)
+        finally:
+            self._record(exchange, time.perf_counter() - started)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            route, account = await self._admit(exchange)
+            await self.handlers[route.resource, route.method](exchange, route, account)
+        except RegistryError as error:
+            if error.row.status >= 500:
+                _log.error("request failed", reason=error.message, cause=repr(error.__cause__))
+            if exchange.status is None:
+                await exchange.answer_json(error.row.status, _document(error), error.headers)
+        except ClientGoneError:
+            exchange.status = exchange.status or CLIENT_GONE
+        except Exception:
+            _log.exception("request failed unexpectedly", path=exchange.raw_path.decode("latin-1"))
+            if exchange.status is None:
+                document = {"errors": [{"code": "UNKNOWN", "message": "internal error"}]}
+                await exchange.answer_json(500, document)
+
+    async def _admit(self, exchange: Exchange) -> tuple[Route, Account]:
+        try:
+            route = resolve(exchange.method, exchange.raw_path)
+        except RegistryError:
+            if is_private(exchange.raw_path):
+                await self._pass_gate(exchange, Action.LOGIN, "")
+            raise
+        if route.action is None:
+            return route, _NOBODY
+        return route, await self._pass_gate(exchange, route.action, route.name)
+
+    async def _pass_gate(self, exchange: Exchange, action: Action, repository: str) -> Account:
+        account = await self._access.authenticate(exchange.headers(b"authorization"))
+        exchange.account = account.name
+        self._access.check(account, action, repository)
+        return account
+
+    def _record(self, exchange: Exchange, seconds: float) -> None:
+        path = exchange.raw_path.decode("latin-1")
+        quiet = exchange.status == 200 and path in {resource.value for resource in _QUIET}
+        (_log.debug if quiet else _log.info)(
+            "request",
+            client=exchange.client,
+            account=exchange.account or "-",
+            method=exchange.method,
+            path=path,
+            status=exchange.status,
+            received=exchange.received,
+            sent=exchange.sent,
+            seconds=round(seconds, 4),
+        )
+
+
+def _document(error: RegistryError) -> dict[str, object]:
+    entry: dict[str, object] = {"code": error.row.code, "message": error.message}
+    if not error.details:
+        return {"errors": [entry]}
+    return {"errors": [{**entry, "detail": detail} for detail in error.details]}

@@ -1,0 +1,173 @@
+"""One request and its answer over ASGI, with what every handler needs of both.
+
+Every wait on the client for more of its body ends after `stall_seconds` without a byte; however
+long a body takes in all, it may, as long as it moves.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+import trio
+
+from appliance.oci.errors import BODY_STALLED, REQUEST_INVALID, SIZE_INVALID, ErrorRow
+from appliance.protocol.ranges import Span
+from appliance.registry.ports import Region
+
+Scope = Mapping[str, Any]
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Iterable[tuple[str, str]]
+
+_CHUNK = 256 << 10
+_PARAMETERS_MAX = 32
+_ALWAYS = (
+    (b"docker-distribution-api-version", b"registry/2.0"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+class ClientGoneError(Exception):
+    """The client left before its request had arrived."""
+
+
+class Exchange:
+    """A request, its answer, and what has been counted of both for the log."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_seconds: float) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._stall_seconds = stall_seconds
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.account = ""
+        """Who is asking, once the gate knows; for the log."""
+        self.status: int | None = None
+        """The status of the answer, once it has begun."""
+        self.received = 0
+        """Bytes of the request's body so far."""
+        self.sent = 0
+        """Bytes of the answer's body so far."""
+
+    @property
+    def client(self) -> str:
+        """The address the request came from."""
+        peer = self._scope.get("client")
+        return peer[0] if peer else ""
+
+    @property
+    def is_head(self) -> bool:
+        """Tell whether only the head of an answer is wanted."""
+        return self.method == "HEAD"
+
+    @cached_property
+    def query(self) -> Mapping[str, str]:
+        """The parameters after the `?`; of a repeated one, the first. Raises REQUEST_INVALID."""
+        text: bytes = self._scope["query_string"]
+        try:
+            pairs = parse_qsl(
+                text.decode("ascii"),
+                keep_blank_values=True,
+                errors="strict",
+                max_num_fields=_PARAMETERS_MAX,
+            )
+        except ValueError:
+            raise REQUEST_INVALID.error("the query string is malformed") from None
+        return dict(reversed(pairs))
+
+    def headers(self, name: bytes) -> list[bytes]:
+        """Return all headers of that lower-case name."""
+        return [value for key, value in self._scope["headers"] if key == name]
+
+    def header(self, name: bytes) -> str | None:
+        """Return the first header of that lower-case name."""
+        found = self.headers(name)
+        return found[0].decode("latin-1") if found else None
+
+    @property
+    def content_length(self) -> int | None:
+        """How many bytes of body the client announced, if it did; raises SIZE_INVALID."""
+        text = self.header(b"content-length")
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit()):
+            raise SIZE_INVALID.error("Content-Length is not a number")
+        return int(text)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises BODY_STALLED when nothing comes for too long, ClientGoneError when nothing will.
+        """
+        more = True
+        while more:
+            with trio.move_on_after(self._stall_seconds) as deadline:
+                message = await self._receive()
+            if deadline.cancelled_caught:
+                raise BODY_STALLED.error(
+                    f"no byte of the body arrived for {self._stall_seconds:g} seconds"
+                )
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            piece = message.get("body", b"")
+            more = message.get("more_body", False)
+            if piece:
+                self.received += len(piece)
+                yield piece
+
+    async def read(self, limit: int, row: ErrorRow) -> bytes:
+        """Return the whole body; raises an error of that row as soon as it exceeds the limit."""
+        excess = f"at most {limit} bytes are accepted"
+        if (self.content_length or 0) > limit:
+            raise row.error(excess)
+        content = bytearray()
+        async for piece in self.body():
+            content += piece
+            if len(content) > limit:
+                raise row.error(excess)
+        return bytes(content)
+
+    async def answer(
+        self, status: int, headers: Headers = (), content: bytes = b"", size: int | None = None
+    ) -> None:
+        """Send a whole answer; `size` states the length of a body that HEAD leaves out."""
+        length = len(content) if size is None else size
+        if status != 204:
+            headers = (*headers, ("Content-Length", str(length)))
+        await self._start(status, headers)
+        await self._send_body(b"" if self.is_head else content, more=False)
+
+    async def answer_json(self, status: int, document: object, headers: Headers = ()) -> None:
+        """Send a document as JSON, as `application/json` unless the headers name another type."""
+        headers = tuple(headers)
+        if not any(name == "Content-Type" for name, _ in headers):
+            headers = (*headers, ("Content-Type", "application/json"))
+        await self.answer(status, headers, msgspec.json.encode(document))
+
+    async def answer_region(
+        self, status: int, headers: Headers, region: Region, span: Span
+    ) -> None:
+        """Send part of a blob, piece by piece."""
+        await self._start(status, (*headers, ("Content-Length", str(span.length))))
+        offset, end = span.offset, span.offset + span.length
+        while offset < end:
+            piece = await region.read(offset, min(_CHUNK, end - offset))
+            offset += len(piece)
+            await self._send_body(piece, more=offset < end)
+        if not span.length:
+            await self._send_body(b"", more=False)
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        self.status = status
+        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*_ALWAYS, *encoded]}
+        )
+
+    async def _send_body(self, piece: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+        self.sent += len(piece)

@@ -1,0 +1,123 @@
+"""Manifests and the lists made of them: tags, repositories, referrers."""
+
+from appliance.api.blobs import IMMUTABLE, is_fresh
+from appliance.api.exchange import Exchange
+from appliance.api.uploads import created
+from appliance.oci.digest import Digest
+from appliance.oci.errors import MANIFEST_TOO_LARGE
+from appliance.oci.manifest import SIZE_MAX
+from appliance.oci.mediatypes import OCI_INDEX
+from appliance.oci.names import parse_reference
+from appliance.protocol.paging import Page, next_link
+from appliance.protocol.routes import Route
+from appliance.registry.access import Account
+from appliance.registry.manifests import Manifests
+
+
+class ManifestResource:
+    """`/v2/<name>/manifests/<reference>` ("Pulling manifests", "Pushing Manifests")."""
+
+    def __init__(self, manifests: Manifests) -> None:
+        self._manifests = manifests
+
+    async def get(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 200 with the bytes as pushed, 304 to a client that has them, or only the head."""
+        reference = parse_reference(route.tail)
+        found = await self._manifests.find(route.name, reference)
+        digest = found.descriptor.digest
+        headers = [
+            ("Content-Type", found.descriptor.media_type),
+            ("Docker-Content-Digest", str(digest)),
+            ("ETag", f'"{digest}"'),
+        ]
+        if isinstance(reference, Digest):
+            headers.append(("Cache-Control", IMMUTABLE))
+        if is_fresh(exchange, digest):
+            await exchange.answer(304, headers, size=found.descriptor.size)
+        elif exchange.is_head:
+            await exchange.answer(200, headers, size=found.descriptor.size)
+        else:
+            await exchange.answer(200, headers, await self._manifests.content(found))
+
+    async def put(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 201 once the manifest is stored and the tag, if one was named, points to it."""
+        reference = parse_reference(route.tail)
+        content = await exchange.read(SIZE_MAX, MANIFEST_TOO_LARGE)
+        digest, manifest = await self._manifests.put(
+            route.name, reference, content, _media_type(exchange)
+        )
+        headers = created(route.name, digest, "manifests")
+        if manifest.subject is not None:
+            headers.append(("OCI-Subject", str(manifest.subject.digest)))
+        await exchange.answer(201, headers)
+
+    async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 202 once the tag, or the manifest with its tags, is gone."""
+        await self._manifests.delete(route.name, parse_reference(route.tail))
+        await exchange.answer(202)
+
+
+class ListResource:
+    """`tags/list`, `_catalog` and `referrers`, each in pages that a `Link` joins."""
+
+    def __init__(self, manifests: Manifests) -> None:
+        self._manifests = manifests
+
+    async def tags(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer with a page of a repository's tags ("Listing Tags")."""
+        page = _page(exchange)
+        tags, more = await self._manifests.tags(route.name, page)
+        headers = _link(f"/v2/{route.name}/tags/list", page, tags, more=more)
+        await exchange.answer_json(200, {"name": route.name, "tags": tags}, headers)
+
+    async def repositories(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer with a page of the repositories, as Docker's registries do at `_catalog`."""
+        page = _page(exchange)
+        names, more = await self._manifests.repositories(page)
+        headers = _link("/v2/_catalog", page, names, more=more)
+        await exchange.answer_json(200, {"repositories": names}, headers)
+
+    async def referrers(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer with an index of what refers to a digest; it may be empty ("Listing Referrers")."""
+        page = _page(exchange)
+        artifact_type = exchange.query.get("artifactType")
+        found, more = await self._manifests.referrers(
+            route.name, Digest.parse(route.tail), artifact_type, page
+        )
+        kept = () if artifact_type is None else (("artifactType", artifact_type),)
+        headers = [
+            ("Content-Type", OCI_INDEX),
+            *_link(
+                f"/v2/{route.name}/referrers/{route.tail}",
+                page,
+                [entry.digest for entry in found],
+                kept,
+                more=more,
+            ),
+        ]
+        if artifact_type is not None:
+            headers.append(("OCI-Filters-Applied", "artifactType"))
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
+        await exchange.answer_json(200, document, headers)
+
+
+def _media_type(exchange: Exchange) -> str | None:
+    stated = (exchange.header(b"content-type") or "").partition(";")[0].strip()
+    return stated or None
+
+
+def _page(exchange: Exchange) -> Page:
+    return Page.parse(exchange.query.get("n"), exchange.query.get("last"))
+
+
+def _link(
+    path: str,
+    page: Page,
+    entries: list[str],
+    kept: tuple[tuple[str, str], ...] = (),
+    *,
+    more: bool,
+) -> list[tuple[str, str]]:
+    if not more or not entries:
+        return []
+    return [next_link(path, (("n", str(page.limit)), ("last", entries[-1]), *kept))]

@@ -1,0 +1,124 @@
+"""Blobs on their way in ("Pushing blobs", "Mounting a blob from another repository")."""
+
+from appliance.api.exchange import Exchange
+from appliance.oci.digest import Digest
+from appliance.oci.errors import DIGEST_INVALID, RegistryError
+from appliance.oci.names import parse_name
+from appliance.protocol.ranges import ContentRange, parse_content_range
+from appliance.protocol.routes import Action, Route
+from appliance.protocol.session import range_header
+from appliance.registry.access import Access, Account
+from appliance.registry.uploads import Uploads
+
+
+class UploadsResource:
+    """`/v2/<name>/blobs/uploads/`: where a blob's way in begins."""
+
+    def __init__(self, uploads: Uploads, access: Access) -> None:
+        self._uploads = uploads
+        self._access = access
+
+    async def post(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 201 to a mount or a whole blob, 202 with a session otherwise."""
+        query = exchange.query
+        if "mount" in query and await self._mount(exchange, route, account):
+            return
+        algorithm = query.get("digest-algorithm", "sha256")
+        if "digest" not in query:
+            session_id = await self._uploads.start(route.name, account.name, algorithm)
+            await exchange.answer(202, _progress(route.name, session_id, 0))
+            return
+        digest = Digest.parse(query["digest"])
+        session_id = await self._uploads.start(route.name, account.name, digest.algorithm)
+        try:
+            await self._uploads.commit(
+                route.name,
+                account.name,
+                session_id,
+                digest,
+                exchange.body(),
+                content_length=exchange.content_length,
+            )
+        except RegistryError:
+            await self._uploads.abandon(session_id)
+            raise
+        await exchange.answer(201, created(route.name, digest))
+
+    async def _mount(self, exchange: Exchange, route: Route, account: Account) -> bool:
+        """Try to mount; whatever stands against it, the client may still send the blob itself."""
+        try:
+            source = parse_name(exchange.query.get("from", ""))
+            digest = Digest.parse(exchange.query["mount"])
+            self._access.check(account, Action.PULL, source)
+        except RegistryError:
+            return False
+        if not await self._uploads.mount(source, route.name, digest):
+            return False
+        await exchange.answer(201, created(route.name, digest))
+        return True
+
+
+class UploadResource:
+    """`/v2/<name>/blobs/uploads/<session id>`: one upload session."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+
+    async def get(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 204 with how far the session has come."""
+        offset = await self._uploads.offset(route.name, account.name, route.tail)
+        await exchange.answer(204, _progress(route.name, route.tail, offset))
+
+    async def patch(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 202 once the chunk is in the session."""
+        offset = await self._uploads.append(
+            route.name,
+            account.name,
+            route.tail,
+            exchange.body(),
+            content_range=_content_range(exchange),
+            content_length=exchange.content_length,
+        )
+        await exchange.answer(202, _progress(route.name, route.tail, offset))
+
+    async def put(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 201 once the blob is whole, durable and linked."""
+        if "digest" not in exchange.query:
+            raise DIGEST_INVALID.error("the parameter digest is missing")
+        digest = Digest.parse(exchange.query["digest"])
+        await self._uploads.commit(
+            route.name,
+            account.name,
+            route.tail,
+            digest,
+            exchange.body(),
+            content_range=_content_range(exchange),
+            content_length=exchange.content_length,
+        )
+        await exchange.answer(201, created(route.name, digest))
+
+    async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 204 once the session and its bytes are gone."""
+        await self._uploads.cancel(route.name, account.name, route.tail)
+        await exchange.answer(204)
+
+
+def created(name: str, digest: Digest, kind: str = "blobs") -> list[tuple[str, str]]:
+    """Say where content that has just been stored is."""
+    return [
+        ("Location", f"/v2/{name}/{kind}/{digest}"),
+        ("Docker-Content-Digest", str(digest)),
+    ]
+
+
+def _progress(name: str, session_id: str, offset: int) -> list[tuple[str, str]]:
+    return [
+        ("Location", f"/v2/{name}/blobs/uploads/{session_id}"),
+        ("Range", range_header(offset)),
+        ("Docker-Upload-UUID", session_id),
+    ]
+
+
+def _content_range(exchange: Exchange) -> ContentRange | None:
+    header = exchange.header(b"content-range")
+    return None if header is None else parse_content_range(header)

@@ -1,0 +1,1 @@
+"""Our records: repositories, manifests, tags, links and upload sessions, in SQLite."""

@@ -1,0 +1,159 @@
+"""One SQLite file: a writer thread that groups commits, and reads on the loop.
+
+A durable commit costs an fsync, some milliseconds; a point query costs microseconds, less than
+handing it to a thread. So writes are queued to one thread, which puts all that wait into a single
+transaction, each in a savepoint of its own so that one failure does not undo its neighbours; and
+reads run where they are asked, each bounded by a page, none left open across an await.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Self, TypeVar, cast
+
+import trio
+
+from appliance import work
+from appliance.catalogue.schema import migrate
+from appliance.oci.errors import STORE_FULL, STORE_UNAVAILABLE
+
+T = TypeVar("T")
+
+_GROUP_MAX = 256
+_BUSY_SECONDS = 10.0
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        raise (STORE_FULL if full else STORE_UNAVAILABLE).error() from error
+
+
+class _Job:
+    """A piece of writing that somebody waits for."""
+
+    def __init__(self, writing: Callable[[sqlite3.Connection], object]) -> None:
+        self._writing = writing
+        self._token = trio.lowlevel.current_trio_token()
+        self._done = trio.Event()
+        self._result: object = None
+        self._error: Exception | None = None
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        """Do the work inside a savepoint; its own failure is kept for whoever waits."""
+        connection.execute("SAVEPOINT job")
+        try:
+            self._result = self._writing(connection)
+        except Exception as error:  # noqa: BLE001  handed to the waiting task
+            self._error = error
+            connection.execute("ROLLBACK TO job")
+        connection.execute("RELEASE job")
+
+    def fail(self, error: Exception) -> None:
+        """Let the work count as failed: its transaction was not committed."""
+        self._error = self._error or error
+
+    def finish(self) -> None:
+        """Wake the waiting task, if its loop still runs."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._done.set)
+
+    async def wait(self) -> object:
+        with trio.CancelScope(shield=True):  # a commit takes milliseconds and cannot be taken back
+            await self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class Database:
+    """An open database; `aclose` ends its thread."""
+
+    def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write_groups, name="catalogue", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create a database with today's tables.
+
+        Raises sqlite3.Error, or SchemaTooNewError for a file from a later version.
+        """
+        writer = _connect(path, any_thread=True)
+        try:
+            writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute("PRAGMA synchronous = FULL")
+            writer.execute("PRAGMA foreign_keys = ON")
+            migrate(writer)
+            reader = _connect(path, any_thread=False)
+            reader.execute("PRAGMA query_only = ON")
+        except BaseException:
+            writer.close()
+            raise
+        return cls(writer, reader)
+
+    def read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query that reads little; raises STORE_UNAVAILABLE."""
+        with _translated():
+            return self._reader.execute(query, parameters).fetchall()
+
+    async def write(self, writing: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `writing` in a transaction; it is durable on return.
+
+        What `writing` raises is raised here, and none of its changes are kept.
+        """
+        job = _Job(writing)
+        self._queue.put(job)
+        with _translated():
+            return cast("T", await job.wait())
+
+    async def aclose(self) -> None:
+        """Finish what is queued, then close."""
+        self._queue.put(None)
+        await work.disk(self._thread.join)
+        self._reader.close()
+        self._writer.close()
+
+    def _write_groups(self) -> None:
+        while (first := self._queue.get()) is not None:
+            group = [first]
+            ended = False
+            with suppress(Empty):
+                while len(group) < _GROUP_MAX and not ended:
+                    job = self._queue.get_nowait()
+                    if job is None:
+                        ended = True
+                    else:
+                        group.append(job)
+            self._commit(group)
+            for job in group:
+                job.finish()
+            if ended:
+                return
+
+    def _commit(self, group: list[_Job]) -> None:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for job in group:
+                job.run(self._writer)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+            for job in group:
+                job.fail(error)
+
+
+def _connect(path: Path, *, any_thread: bool) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=not any_thread
+    )

@@ -1,0 +1,96 @@
+"""The tables, as numbered steps from an empty file to today's; `user_version` counts them.
+
+    repository   a name
+    blob         a digest and its size; small manifests have their bytes here too
+    link         this blob may be read in that repository
+    manifest     this blob is a manifest of that repository
+    tag          a movable name for a manifest of the same repository
+    edge         what a manifest refers to: blobs, or the manifests of an index
+    session      an upload session: whose it is, and where it leads
+
+A step that has been released is never edited; a new one is added after it.
+"""
+
+import sqlite3
+
+STEPS = (
+    """
+    CREATE TABLE repository (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE
+    ) STRICT;
+
+    CREATE TABLE blob (
+        id INTEGER PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        content BLOB
+    ) STRICT;
+
+    CREATE TABLE link (
+        repository INTEGER NOT NULL REFERENCES repository,
+        blob INTEGER NOT NULL REFERENCES blob,
+        linked_at INTEGER NOT NULL DEFAULT (unixepoch()),
+        PRIMARY KEY (repository, blob)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE manifest (
+        repository INTEGER NOT NULL REFERENCES repository,
+        blob INTEGER NOT NULL REFERENCES blob,
+        media_type TEXT NOT NULL,
+        artifact_type TEXT,
+        subject TEXT,
+        referrer BLOB,
+        pushed_at INTEGER NOT NULL DEFAULT (unixepoch()),
+        PRIMARY KEY (repository, blob)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE INDEX manifest_subject ON manifest (repository, subject, blob)
+        WHERE subject IS NOT NULL;
+
+    CREATE TABLE tag (
+        repository INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        manifest INTEGER NOT NULL,
+        moved_at INTEGER NOT NULL DEFAULT (unixepoch()),
+        PRIMARY KEY (repository, name),
+        FOREIGN KEY (repository, manifest) REFERENCES manifest ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE INDEX tag_manifest ON tag (repository, manifest);
+
+    CREATE TABLE edge (
+        repository INTEGER NOT NULL,
+        manifest INTEGER NOT NULL,
+        target INTEGER NOT NULL REFERENCES blob,
+        PRIMARY KEY (repository, manifest, target),
+        FOREIGN KEY (repository, manifest) REFERENCES manifest ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE INDEX edge_target ON edge (repository, target);
+
+    CREATE TABLE session (
+        id TEXT PRIMARY KEY,
+        repository TEXT NOT NULL,
+        account TEXT NOT NULL,
+        algorithm TEXT NOT NULL,
+        started_at INTEGER NOT NULL DEFAULT (unixepoch())
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+
+
+class SchemaTooNewError(Exception):
+    """The file was written by a later version of this program."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables up to date, each step in a transaction of its own.
+
+    Raises SchemaTooNewError when the file has steps that this version does not know.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(STEPS):
+        raise SchemaTooNewError
+    for number, step in enumerate(STEPS[version:], start=version + 1):
+        connection.executescript(f"BEGIN; {step}; PRAGMA user_version = {number}; COMMIT;")

@@ -1,0 +1,1 @@
+"""The vocabulary: digests, names, descriptors, manifests, media types and errors; no I/O."""

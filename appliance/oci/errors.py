@@ -1,0 +1,81 @@
+"""Everything a client can do wrong, one row each; code raises a row, `api` alone makes JSON of it.
+
+The codes are those of the OCI Distribution Specification 1.1, "Error codes"; the statuses are
+those which the clients in use expect with them.
+"""
+
+from dataclasses import dataclass, field
+
+
+class RegistryError(Exception):
+    """A failure a client is told: its row, a sentence on what was wrong here, details as JSON."""
+
+    def __init__(
+        self,
+        row: "ErrorRow",
+        message: str | None = None,
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+        details: tuple[dict[str, str], ...] = (),
+    ) -> None:
+        super().__init__(row, message, details)
+        self.row = row
+        self.message = message or row.message
+        self.headers = headers
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.row.code}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """One failure that a client can see: the code on the wire, the HTTP status, a sentence."""
+
+    code: str
+    status: int
+    message: str = field(repr=False)
+
+    def error(
+        self,
+        message: str | None = None,
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+        details: tuple[dict[str, str], ...] = (),
+    ) -> RegistryError:
+        """Make the exception to raise; `message` says more exactly what was wrong."""
+        return RegistryError(self, message, headers=headers, details=details)
+
+
+BLOB_UNKNOWN = ErrorRow("BLOB_UNKNOWN", 404, "blob unknown to registry")
+BLOB_UPLOAD_INVALID = ErrorRow("BLOB_UPLOAD_INVALID", 400, "blob upload invalid")
+BLOB_UPLOAD_UNKNOWN = ErrorRow("BLOB_UPLOAD_UNKNOWN", 404, "blob upload unknown to registry")
+BODY_STALLED = ErrorRow("BLOB_UPLOAD_INVALID", 408, "the request body stopped arriving")
+DENIED = ErrorRow("DENIED", 403, "requested access to the resource is denied")
+DIGEST_INVALID = ErrorRow("DIGEST_INVALID", 400, "provided digest did not match uploaded content")
+MANIFEST_BLOB_UNKNOWN = ErrorRow(
+    "MANIFEST_BLOB_UNKNOWN", 400, "manifest references a manifest or blob unknown to registry"
+)
+MANIFEST_INVALID = ErrorRow("MANIFEST_INVALID", 400, "manifest invalid")
+MANIFEST_TOO_LARGE = ErrorRow("MANIFEST_INVALID", 413, "manifest too large")
+MANIFEST_UNKNOWN = ErrorRow("MANIFEST_UNKNOWN", 404, "manifest unknown to registry")
+METHOD_UNSUPPORTED = ErrorRow("UNSUPPORTED", 405, "the operation is unsupported")
+NAME_INVALID = ErrorRow("NAME_INVALID", 400, "invalid repository name")
+NAME_UNKNOWN = ErrorRow("NAME_UNKNOWN", 404, "repository name not known to registry")
+PAGINATION_INVALID = ErrorRow(
+    "PAGINATION_NUMBER_INVALID", 400, "invalid number of results requested"
+)
+PATH_UNKNOWN = ErrorRow("UNSUPPORTED", 404, "there is no such endpoint")
+RANGE_INVALID = ErrorRow(
+    "BLOB_UPLOAD_INVALID", 416, "the chunk does not start where the upload session stands"
+)
+RANGE_UNSATISFIABLE = ErrorRow("BLOB_UNKNOWN", 416, "the range lies outside the blob")
+REQUEST_INVALID = ErrorRow("UNSUPPORTED", 400, "the request is malformed")
+SESSION_TAKEN_OVER = ErrorRow(
+    "BLOB_UPLOAD_INVALID", 409, "a newer request goes on with this upload session"
+)
+SIZE_INVALID = ErrorRow("SIZE_INVALID", 400, "provided length did not match content length")
+STORE_FULL = ErrorRow("DENIED", 507, "the registry's disk is full")
+STORE_UNAVAILABLE = ErrorRow("UNKNOWN", 503, "the registry cannot reach its storage")
+TAG_INVALID = ErrorRow("TAG_INVALID", 400, "invalid tag")
+UNAUTHORIZED = ErrorRow("UNAUTHORIZED", 401, "authentication required")

@@ -1,0 +1,179 @@
+"""Reading manifests: the few fields a registry acts on, out of bytes that are kept exactly.
+
+A manifest is judged by its media type. The document's own `mediaType`, where there is one, must
+be the Content-Type it was pushed with, and one document cannot be an image and an index at once:
+otherwise two clients could read two different images from the same bytes (CVE-2021-41190).
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from appliance.oci.descriptor import Descriptor, RawDescriptor, ReferrerDescriptor
+from appliance.oci.digest import Digest
+from appliance.oci.errors import MANIFEST_INVALID
+from appliance.oci.mediatypes import (
+    DOCKER_SCHEMA1,
+    FOREIGN_LAYERS,
+    IMAGES,
+    INDEXES,
+    OCI_ARTIFACT,
+    OCI_INDEX,
+    OCI_MANIFEST,
+)
+
+SIZE_MAX = 4 << 20
+"""Bytes in a manifest: what the specification asks registries to take, and no more."""
+
+
+class _Document(msgspec.Struct, rename="camel"):
+    schema_version: int | None = None
+    media_type: str | None = None
+    artifact_type: str | None = None
+    config: RawDescriptor | None = None
+    layers: list[RawDescriptor] | msgspec.UnsetType = msgspec.UNSET
+    manifests: list[RawDescriptor] | msgspec.UnsetType = msgspec.UNSET
+    blobs: list[RawDescriptor] | msgspec.UnsetType = msgspec.UNSET
+    subject: RawDescriptor | None = None
+    annotations: dict[str, str] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Document)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest as the catalogue knows it."""
+
+    descriptor: Descriptor
+    content: bytes | None
+    """Its bytes, where the catalogue holds them itself; larger ones are in the store alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a registry needs to know of a manifest besides its bytes."""
+
+    media_type: str
+    blobs: tuple[Descriptor, ...]
+    """Blobs that must be in the same repository: config and layers."""
+    manifests: tuple[Descriptor, ...]
+    """Manifests that must be in the same repository: the entries of an index."""
+    subject: Descriptor | None
+    """The manifest this one is about, which may be absent."""
+    artifact_type: str | None
+    annotations: dict[str, str] | None
+
+    @property
+    def references(self) -> tuple[Descriptor, ...]:
+        """All content this manifest keeps alive."""
+        return self.blobs + self.manifests
+
+    def referrer(self, digest: Digest, size: int) -> ReferrerDescriptor:
+        """Describe this manifest, of that digest and size, in a list of referrers."""
+        return ReferrerDescriptor(
+            media_type=self.media_type,
+            digest=str(digest),
+            size=size,
+            artifact_type=self.artifact_type,
+            annotations=self.annotations,
+        )
+
+
+def parse_manifest(content: bytes, content_type: str | None) -> Manifest:
+    """Read a manifest pushed with that Content-Type (its bare media type, None if it had none).
+
+    Raises MANIFEST_INVALID with the reason; digests inside are checked for form (DIGEST_INVALID).
+    """
+    if content_type in DOCKER_SCHEMA1:
+        raise MANIFEST_INVALID.error(
+            "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
+        )
+    document = _decode(content)
+    media_type = _media_type(document, content_type)
+    if media_type in INDEXES:
+        return _index(document, media_type)
+    return _image(document, media_type)
+
+
+def _decode(content: bytes) -> _Document:
+    try:
+        content.decode()  # the decoder skips what it does not know without looking at the encoding
+        return _DECODER.decode(content)
+    except msgspec.ValidationError as error:
+        raise MANIFEST_INVALID.error(f"the manifest is not well-formed: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MANIFEST_INVALID.error(f"the manifest is not JSON: {error}") from None
+    except RecursionError:
+        raise MANIFEST_INVALID.error("the manifest nests too deeply") from None
+
+
+def _media_type(document: _Document, content_type: str | None) -> str:
+    if document.schema_version == 1:
+        raise MANIFEST_INVALID.error(
+            "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
+        )
+    stated = document.media_type
+    if stated and content_type and stated != content_type:
+        raise MANIFEST_INVALID.error(
+            f"the manifest says mediaType {stated} but was sent with Content-Type {content_type}"
+        )
+    if stated or content_type:
+        return stated or content_type or ""
+    if document.manifests is not msgspec.UNSET:
+        return OCI_INDEX
+    if document.layers is not msgspec.UNSET:
+        return OCI_MANIFEST
+    raise MANIFEST_INVALID.error("the manifest has neither a mediaType nor a Content-Type")
+
+
+def _index(document: _Document, media_type: str) -> Manifest:
+    if document.layers is not msgspec.UNSET or document.config is not None:
+        raise MANIFEST_INVALID.error(f"an index ({media_type}) cannot have layers or a config")
+    if document.manifests is msgspec.UNSET:
+        raise MANIFEST_INVALID.error(f"an index ({media_type}) needs a list of manifests")
+    return Manifest(
+        media_type=media_type,
+        blobs=(),
+        manifests=tuple(map(_read, document.manifests)),
+        subject=_subject(document),
+        artifact_type=document.artifact_type,
+        annotations=document.annotations,
+    )
+
+
+def _image(document: _Document, media_type: str) -> Manifest:
+    if document.manifests is not msgspec.UNSET:
+        raise MANIFEST_INVALID.error(f"a manifest of type {media_type} cannot list manifests")
+    layers = [] if document.layers is msgspec.UNSET else document.layers
+    blobs = [] if document.blobs is msgspec.UNSET else document.blobs
+    if media_type in IMAGES and (document.config is None or document.layers is msgspec.UNSET):
+        raise MANIFEST_INVALID.error(f"an image manifest ({media_type}) needs config and layers")
+    held = [layer for layer in (*layers, *blobs) if not _foreign(layer)]
+    if document.config is not None:
+        held.insert(0, document.config)
+    artifact_type = document.artifact_type
+    if artifact_type is None and document.config is not None and media_type != OCI_ARTIFACT:
+        artifact_type = document.config.media_type
+    return Manifest(
+        media_type=media_type,
+        blobs=tuple(map(_read, held)),
+        manifests=(),
+        subject=_subject(document),
+        artifact_type=artifact_type,
+        annotations=document.annotations,
+    )
+
+
+def _foreign(layer: RawDescriptor) -> bool:
+    return bool(layer.urls) or layer.media_type in FOREIGN_LAYERS
+
+
+def _subject(document: _Document) -> Descriptor | None:
+    return None if document.subject is None else _read(document.subject)
+
+
+def _read(raw: RawDescriptor) -> Descriptor:
+    if raw.size < 0:
+        raise MANIFEST_INVALID.error(f"the size of {raw.digest[:100]} is negative")
+    return Descriptor(raw.media_type, Digest.parse(raw.digest), raw.size)

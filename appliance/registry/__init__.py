@@ -1,0 +1,1 @@
+"""What a registry does, in terms of the ports it needs."""

@@ -1,0 +1,151 @@
+"""The ports: what the registry needs of stores, records and accounts.
+
+Adapters satisfy these by shape; the daemon, which puts them together, is where mypy checks the
+fit. What an adapter raises is a `RegistryError`: BLOB_UNKNOWN and its like for what is not there,
+STORE_FULL or STORE_UNAVAILABLE for what cannot be done now.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from appliance.oci.descriptor import ReferrerDescriptor
+from appliance.oci.digest import Digest
+from appliance.oci.manifest import Manifest, StoredManifest
+from appliance.protocol.credentials import Credentials
+from appliance.protocol.session import Session
+
+
+class Region(Protocol):
+    """An open blob."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the blob."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return that part of the blob."""
+
+
+class Staged(Protocol):
+    """One blob on its way in: written is not yet visible."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that have arrived."""
+
+    async def append(self, pieces: Sequence[bytes]) -> None:
+        """Add bytes at the end; after an error none of them count."""
+
+    async def truncate(self, size: int) -> None:
+        """Forget all bytes from `size` on."""
+
+    async def digest(self, algorithm: str) -> Digest:
+        """Compute the digest of all bytes."""
+
+    async def catch_up(self) -> None:
+        """Hash what was appended before a restart."""
+
+    async def publish(self, digest: Digest) -> None:
+        """Make the bytes the blob of that digest, whole and durable on return."""
+
+    async def discard(self) -> None:
+        """Remove the bytes."""
+
+
+class BlobStore(Protocol):
+    """Where blobs live."""
+
+    async def stage(self, session_id: str, algorithm: str) -> Staged:
+        """Begin a blob."""
+
+    async def resume(self, session_id: str, algorithm: str) -> Staged:
+        """Take up a blob begun before a restart; raises BLOB_UPLOAD_UNKNOWN."""
+
+    async def staged(self) -> dict[str, float]:
+        """List what is on its way in: session id → time of its last byte, seconds since 1970."""
+
+    async def discard(self, session_id: str) -> None:
+        """Remove a staged blob that nobody holds open."""
+
+    async def put(self, digest: Digest, content: bytes) -> None:
+        """Store a whole blob at hand, durable on return."""
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Region]:
+        """Open a blob for reading; entering raises BLOB_UNKNOWN."""
+
+    async def check_writable(self) -> None:
+        """Raise STORE_FULL or STORE_UNAVAILABLE if nothing can be written now."""
+
+
+class SessionRecords(Protocol):
+    """The records that uploads need."""
+
+    async def find_session(self, session_id: str) -> Session | None:
+        """Look an upload session up."""
+
+    async def sessions(self) -> list[Session]:
+        """List all upload sessions, newest first."""
+
+    async def add_session(self, session: Session) -> None:
+        """Record an upload session."""
+
+    async def remove_session(self, session_id: str) -> None:
+        """Forget an upload session."""
+
+    async def commit_session(self, session: Session, digest: Digest, size: int) -> None:
+        """Turn an upload session into a blob of its repository; raises BLOB_UPLOAD_UNKNOWN."""
+
+    async def mount(self, source: str, target: str, digest: Digest) -> bool:
+        """Link a blob of one repository into another; False when the first does not link it."""
+
+
+class BlobRecords(Protocol):
+    """The records that reading and unlinking blobs needs."""
+
+    async def find_blob(self, repository: str, digest: Digest) -> int | None:
+        """Return the size of a blob that the repository links."""
+
+    async def unlink(self, repository: str, digest: Digest) -> None:
+        """Take a blob out of a repository; raises BLOB_UNKNOWN or METHOD_UNSUPPORTED."""
+
+
+class ManifestRecords(Protocol):
+    """The records that manifests, tags and lists need."""
+
+    async def find_manifest(
+        self, repository: str, reference: Digest | str
+    ) -> StoredManifest | None:
+        """Look a manifest up by digest or tag."""
+
+    async def find_tags(self, repository: str, after: str, limit: int) -> list[str] | None:
+        """List tags that sort after one; None when the repository has no manifest at all."""
+
+    async def repositories(self, after: str, limit: int) -> list[str]:
+        """List the repositories that hold a manifest, by name, from after one on."""
+
+    async def referrers(
+        self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
+    ) -> list[ReferrerDescriptor]:
+        """List the manifests about a subject, by digest, from after one on."""
+
+    async def put_manifest(
+        self, repository: str, digest: Digest, content: bytes, manifest: Manifest, tag: str | None
+    ) -> None:
+        """Record a manifest and move a tag to it; raises MANIFEST_BLOB_UNKNOWN."""
+
+    async def delete_tag(self, repository: str, tag: str) -> None:
+        """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN."""
+
+    async def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """Remove a manifest with all its tags; raises MANIFEST_UNKNOWN."""
+
+    async def check_readable(self) -> None:
+        """Raise STORE_UNAVAILABLE if nothing can be read now."""
+
+
+class Accounts(Protocol):
+    """Who is known here."""
+
+    async def verify(self, credentials: Credentials) -> bool:
+        """Tell whether the password is the account's."""

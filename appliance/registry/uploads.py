@@ -1,0 +1,254 @@
+"""Upload sessions: blobs on their way in, chunk by chunk, across lost connections and restarts.
+
+A session belongs to one repository and one account; to anybody else it does not exist. Its record
+is in the catalogue, its bytes are staged in the store, and its running hash is in memory, dropped
+with the process and rebuilt in the background after a restart while further chunks are appended.
+
+One request at a time writes to a session. When a second one comes, it takes over: a client that
+lost its connection comes back long before this side notices, and must not wait for the old
+connection's deadline. The older request ends with SESSION_TAKEN_OVER; what it brought counts.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import trio
+
+from appliance.oci.digest import Digest, new_hasher
+from appliance.oci.errors import (
+    BLOB_UPLOAD_UNKNOWN,
+    DIGEST_INVALID,
+    RANGE_INVALID,
+    SESSION_TAKEN_OVER,
+    RegistryError,
+)
+from appliance.protocol.ranges import ContentRange
+from appliance.protocol.session import Chunk, Session, accept_chunk, range_header
+from appliance.registry.ports import BlobStore, SessionRecords, Staged
+
+_GATHER = 1 << 20  # bytes handed to a thread at once: fewer hops, still little memory
+
+
+class _OpenSession:
+    """A session in use: its record, its staged bytes and whoever writes to it now."""
+
+    def __init__(self, record: Session, staged: Staged) -> None:
+        self.record = record
+        self.staged = staged
+        self.turn = trio.Lock()
+        self.writing: trio.CancelScope | None = None
+        self.requests = 0
+
+
+class Uploads:
+    """All upload sessions of the registry."""
+
+    def __init__(self, *, store: BlobStore, records: SessionRecords) -> None:
+        self._store = store
+        self._records = records
+        self._open: dict[str, _OpenSession] = {}
+
+    async def start(self, repository: str, account: str, algorithm: str = "sha256") -> str:
+        """Begin a session and return its id; raises DIGEST_INVALID for an unknown algorithm."""
+        new_hasher(algorithm)
+        record = Session(str(uuid4()), repository, account, algorithm)
+        # 1. the staged file  2. its record: the other way round, a crash leaves a broken session
+        staged = await self._store.stage(record.id, algorithm)
+        try:
+            await self._records.add_session(record)
+        except RegistryError:
+            await staged.discard()
+            raise
+        self._open[record.id] = _OpenSession(record, staged)
+        return record.id
+
+    async def mount(self, source: str, repository: str, digest: Digest) -> bool:
+        """Link a blob that another repository holds; False when that one does not hold it."""
+        return await self._records.mount(source, repository, digest)
+
+    async def offset(self, repository: str, account: str, session_id: str) -> int:
+        """Return how many bytes a session holds; raises BLOB_UPLOAD_UNKNOWN."""
+        session = await self._find(repository, account, session_id)
+        return session.staged.size
+
+    async def append(
+        self,
+        repository: str,
+        account: str,
+        session_id: str,
+        body: AsyncIterator[bytes],
+        *,
+        content_range: ContentRange | None = None,
+        content_length: int | None = None,
+    ) -> int:
+        """Append a chunk and return the session's new offset.
+
+        Raises BLOB_UPLOAD_UNKNOWN, RANGE_INVALID (with the `Range` header that says where the
+        session stands), SIZE_INVALID when the body does not have the announced length (an
+        overlong one leaves no trace, what came of a cut-off one is kept) and SESSION_TAKEN_OVER.
+        """
+        session = await self._find(repository, account, session_id)
+        async with self._writing(session):
+            await self._append(session, body, content_range, content_length)
+            return session.staged.size
+
+    async def commit(
+        self,
+        repository: str,
+        account: str,
+        session_id: str,
+        digest: Digest,
+        body: AsyncIterator[bytes],
+        *,
+        content_range: ContentRange | None = None,
+        content_length: int | None = None,
+    ) -> None:
+        """Append a last chunk, which may be empty, and turn the session into a blob.
+
+        Raises what `append` raises, and DIGEST_INVALID when the bytes have another digest; the
+        session is over then, for nothing can make its bytes right.
+        """
+        session = await self._find(repository, account, session_id)
+        async with self._writing(session):
+            await self._append(session, body, content_range, content_length)
+            computed = await session.staged.digest(digest.algorithm)
+            if computed != digest:
+                await self._end(session)
+                raise DIGEST_INVALID.error(
+                    f"the {session.staged.size} bytes received have digest {computed}",
+                    details=({"digest": str(digest)},),
+                )
+            # 1. bytes durable  2. name visible  3. name durable  4. blob and link in one
+            # transaction, with the session gone. A crash before 4 leaves a file that no
+            # repository links; the session is over, as its bytes have left it.
+            size = session.staged.size
+            await session.staged.publish(digest)
+            self._open.pop(session_id, None)
+            await self._records.commit_session(session.record, digest, size)
+
+    async def cancel(self, repository: str, account: str, session_id: str) -> None:
+        """End a session and drop its bytes; raises BLOB_UPLOAD_UNKNOWN."""
+        session = await self._find(repository, account, session_id)
+        async with self._writing(session):
+            await self._end(session)
+
+    async def expire(self, untouched_seconds: float) -> int:
+        """End all sessions that nobody has written to for that long; return how many."""
+        ended = 0
+        touched = await self._store.staged()
+        for record in await self._records.sessions():
+            session = self._open.get(record.id)
+            if session is not None and session.turn.locked():
+                continue
+            if time.time() - touched.get(record.id, 0.0) < untouched_seconds:
+                continue
+            await self._records.remove_session(record.id)
+            await self._store.discard(record.id)
+            self._open.pop(record.id, None)
+            ended += 1
+        return ended
+
+    async def recover(self) -> None:
+        """After a restart: drop staged bytes without a session, hash the others, newest first.
+
+        Requests may come in meanwhile; they append without waiting for this.
+        """
+        staged = await self._store.staged()
+        records = await self._records.sessions()
+        for stray in staged.keys() - {record.id for record in records} - self._open.keys():
+            await self._store.discard(stray)
+        for record in records:
+            if record.id in staged:
+                session = await self._take_up(record)
+                await session.staged.catch_up()
+
+    async def _append(
+        self,
+        session: _OpenSession,
+        body: AsyncIterator[bytes],
+        content_range: ContentRange | None,
+        content_length: int | None,
+    ) -> None:
+        staged = session.staged
+        start = staged.size
+        try:
+            chunk = accept_chunk(start, content_range, content_length)
+        except RegistryError as error:
+            if error.row is RANGE_INVALID:
+                error.headers = (*error.headers, *_progress(session))
+            raise
+        try:
+            await _receive(staged, chunk, body)
+            chunk.check_end(staged.size - start)
+        except RegistryError:
+            if chunk.length is not None and staged.size - start > chunk.length:
+                await staged.truncate(start)
+            raise
+
+    async def _find(self, repository: str, account: str, session_id: str) -> _OpenSession:
+        session = self._open.get(session_id)
+        if session is None:
+            record = await self._records.find_session(session_id)
+            if record is None:
+                raise BLOB_UPLOAD_UNKNOWN.error()
+            session = await self._take_up(record)
+        if (session.record.repository, session.record.account) != (repository, account):
+            raise BLOB_UPLOAD_UNKNOWN.error()
+        return session
+
+    async def _take_up(self, record: Session) -> _OpenSession:
+        staged = await self._store.resume(record.id, record.algorithm)
+        return self._open.setdefault(record.id, _OpenSession(record, staged))
+
+    @asynccontextmanager
+    async def _writing(self, session: _OpenSession) -> AsyncIterator[None]:
+        session.requests += 1
+        arrival = session.requests
+        if session.writing is not None:
+            session.writing.cancel()
+        async with session.turn:
+            if arrival != session.requests:
+                raise SESSION_TAKEN_OVER.error()
+            if self._open.get(session.record.id) is not session:
+                raise BLOB_UPLOAD_UNKNOWN.error("the upload session has ended")
+            with trio.CancelScope() as scope:
+                session.writing = scope
+                try:
+                    yield
+                finally:
+                    session.writing = None
+        if scope.cancelled_caught:
+            raise SESSION_TAKEN_OVER.error()
+
+    async def _end(self, session: _OpenSession) -> None:
+        await self._records.remove_session(session.record.id)
+        self._open.pop(session.record.id, None)
+        await session.staged.discard()
+
+
+async def _receive(staged: Staged, chunk: Chunk, body: AsyncIterator[bytes]) -> None:
+    """Append a body as it comes; what arrived before it broke off is kept."""
+    gathered: list[bytes] = []
+    waiting = received = 0
+    try:
+        async for piece in body:
+            gathered.append(piece)
+            waiting += len(piece)
+            received += len(piece)
+            chunk.check_room(received)
+            if waiting >= _GATHER:
+                pieces, gathered, waiting = gathered, [], 0
+                await staged.append(pieces)
+    finally:
+        if gathered:
+            with trio.CancelScope(shield=True):  # one bounded write of what has been received
+                await staged.append(gathered)
+
+
+def _progress(session: _OpenSession) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Location", f"/v2/{session.record.repository}/blobs/uploads/{session.record.id}"),
+        ("Range", range_header(session.staged.size)),
+    )

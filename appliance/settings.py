@@ -1,0 +1,347 @@
+"""`/etc/registry.toml` as frozen structs; each fault is one sentence that names its key.
+
+Every key is optional and may also stand in the environment, `[server] listen` as
+`REGISTRY_SERVER_LISTEN` (lists separated by commas), which wins over the file. All faults are
+gathered before any is reported. A key that is unknown is a fault too: a misspelt limit that
+silently does nothing is worse than a daemon that does not start.
+"""
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+DEFAULT_FILE = Path("/etc/registry.toml")
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[^:\[\]\s/]*)):(?P<port>\d{1,5})")
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(ms|s|m|h|d|w)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+class SettingsError(Exception):
+    """An operator's mistakes, one sentence each, in `faults`."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Address(str):
+    """Where to listen, `HOST:PORT`; no host, or `[::]`, stands for every address of the machine."""
+
+    __slots__ = ("host", "port")
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an address; raises ValueError."""
+        parts = _ADDRESS.fullmatch(text)
+        if parts is None or int(parts["port"]) > 65535:
+            raise ValueError(text)
+        return cls.of(parts["six"] or parts["four"] or "::", int(parts["port"]))
+
+    @classmethod
+    def of(cls, host: str, port: int) -> Self:
+        """Join host and port."""
+        address = cls(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        address.host, address.port = host, port
+        return address
+
+
+class Duration(float):
+    """Seconds, written as text with a unit: `"500ms"`, `"10s"`, `"2m"`, `"24h"`, `"7d"`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a duration; raises ValueError."""
+        parts = _DURATION.fullmatch(text)
+        if parts is None:
+            raise ValueError(text)
+        return cls(float(parts[1]) * _UNITS[parts[2]])
+
+
+_Text = Annotated[str, Meta(description='text in quotes, as in "one"')]
+_Texts = Annotated[tuple[str, ...], Meta(description='a list of texts, as in ["one", "two"]')]
+_Addresses = Annotated[
+    tuple[Address, ...],
+    Meta(description='a list of addresses, as in ["[::]:443"] or ["10.0.0.1:443"]'),
+]
+_Span = Annotated[Duration, Meta(description='a duration with its unit, as in "90s" or "24h"')]
+_Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https?://[^/\s?#]+)?$",
+        description='an address without a path, as in "https://registry.example.com"',
+    ),
+]
+
+DEFAULT_LISTEN = (Address.of("::", 443),)
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """`[server]`: where the registry listens and what it is called."""
+
+    listen: _Addresses = DEFAULT_LISTEN
+    plain: _Addresses = ()
+    names: _Texts = ()
+    public_url: _Url = ""
+    drain_seconds: Annotated[
+        int, Meta(ge=0, description="a whole number of seconds, 0 or more")
+    ] = 3600
+
+
+class Pair(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A certificate and its key, as files."""
+
+    certificate: str
+    key: str
+
+
+class Tls(Struct, frozen=True, kw_only=True):
+    """`[tls]`: which certificates are shown, if any."""
+
+    mode: Annotated[
+        Literal["auto", "files", "acme", "off"],
+        Meta(description='one of "auto", "files" and "off"'),
+    ] = "auto"
+    certificate: _Text = ""
+    key: _Text = ""
+    additional: Annotated[
+        tuple[Pair, ...],
+        Meta(description="tables [[tls.additional]], each with certificate and key"),
+    ] = ()
+    alpn: Annotated[
+        tuple[Literal["http/1.1", "h2"], ...],
+        Meta(min_length=1, description='a list of "http/1.1" and "h2", the preferred one first'),
+    ] = ("http/1.1", "h2")
+
+
+class Storage(Struct, frozen=True, kw_only=True):
+    """`[storage]`: where everything is kept."""
+
+    path: _Text = ""
+
+
+class Auth(Struct, frozen=True, kw_only=True):
+    """`[auth]`: who may come in."""
+
+    htpasswd: _Text = ""
+    realm: Annotated[
+        str,
+        Meta(pattern=r"^[\x20-\x7e]*$", description="text of printable ASCII characters"),
+    ] = "Registry Realm"
+    anonymous: Annotated[
+        tuple[Literal["pull"], ...],
+        Meta(description='a list of what needs no account, [] or ["pull"]'),
+    ] = ()
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """`[limits]`: how long the registry waits for a client."""
+
+    handshake: _Span = Duration(10)
+    idle: _Span = Duration(120)
+    stall: _Span = Duration(300)
+
+
+class Gc(Struct, frozen=True, kw_only=True):
+    """`[gc]`: what is cleared away by itself, and when."""
+
+    uploads: _Span = Duration(86400)
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    """`[log]`: what is written to standard error."""
+
+    format: Annotated[
+        Literal["auto", "text", "json"], Meta(description='one of "auto", "text" and "json"')
+    ] = "auto"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description='one of "debug", "info", "warning" and "error"'),
+    ] = "info"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """All of the settings, table by table."""
+
+    server: Server = Server()
+    tls: Tls = Tls()
+    storage: Storage = Storage()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    gc: Gc = Gc()
+    log: Log = Log()
+
+    @property
+    def data(self) -> Path:
+        """The data folder: the one that is set, else the system's, else the user's own."""
+        if self.storage.path:
+            return Path(self.storage.path)
+        system = Path("/var/lib/registry")
+        if os.geteuid() == 0 or os.access(system, os.W_OK):
+            return system
+        home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+        return Path(home) / "registry"
+
+    @property
+    def htpasswd(self) -> Path:
+        """The password file: the one that is set, else the one that is there.
+
+        Where none is there yet, it will be `/etc/registry.htpasswd` if this user may make it, and
+        lie in the data folder otherwise, so that a daemon without rights in `/etc` has one too.
+        """
+        if self.auth.htpasswd:
+            return Path(self.auth.htpasswd)
+        system, own = Path("/etc/registry.htpasswd"), self.data / "htpasswd"
+        if system.exists() or (not own.exists() and os.access(system.parent, os.W_OK)):
+            return system
+        return own
+
+
+def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
+    """Read the settings; without a file named, `/etc/registry.toml` if it is there.
+
+    Raises SettingsError with every fault that was found.
+    """
+    faults: list[str] = []
+    source = file or DEFAULT_FILE
+    tables = _read(source, required=file is not None, faults=faults)
+    unknown = tables.keys() - _types(Settings).keys()
+    faults += [
+        f"{source}: [{name}] is unknown{_near(name, _types(Settings))}; remove it."
+        for name in sorted(unknown)
+    ]
+    found = {}
+    for name, table in _types(Settings).items():
+        keys = tables.get(name, {})
+        if not isinstance(keys, dict):
+            faults.append(f"{source}: {name} must be a table, [{name}], not {_shown(keys)}.")
+            continue
+        given = {key: (f"{source}: {name}.{key}", value) for key, value in keys.items()}
+        given |= _from_environment(name, table, environment, faults)
+        found[name] = table(**_convert(table, given, faults))
+    settings = Settings(**found)
+    faults += _contradictions(source, settings)
+    if faults:
+        raise SettingsError(faults)
+    return settings
+
+
+def _read(source: Path, *, required: bool, faults: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(source.read_bytes().decode())
+    except FileNotFoundError:
+        if required:
+            faults.append(f"{source}: there is no such file; name another with --settings.")
+    except OSError as error:
+        faults.append(f"{source}: cannot be read ({error.strerror}); mend its permissions.")
+    except UnicodeDecodeError:
+        faults.append(f"{source}: is not UTF-8 text; save it as UTF-8.")
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"{source}: is not TOML: {error}.")
+    return {}
+
+
+def _convert(
+    table: type[Struct], given: Mapping[str, tuple[str, object]], faults: list[str]
+) -> dict[str, Any]:
+    """Convert what is given, key → (where it stands, value), leaving out what is at fault."""
+    types = _types(table)
+    converted = {}
+    for key, (place, value) in given.items():
+        if key not in types:
+            faults.append(f"{place} is unknown{_near(key, types)}; remove it.")
+            continue
+        try:
+            converted[key] = msgspec.convert(value, types[key], dec_hook=_parse)
+        except msgspec.ValidationError:
+            (meta,) = types[key].__metadata__
+            faults.append(f"{place} must be {meta.description}, not {_shown(value)}.")
+    return converted
+
+
+def _from_environment(
+    name: str, table: type[Struct], environment: Mapping[str, str], faults: list[str]
+) -> dict[str, tuple[str, object]]:
+    prefix = f"REGISTRY_{name.upper()}_"
+    given: dict[str, tuple[str, object]] = {}
+    types = _types(table)
+    for variable in sorted(environment):
+        key = variable.removeprefix(prefix).lower()
+        if not variable.startswith(prefix):
+            continue
+        if key not in types or key == "additional":
+            faults.append(f"{variable} in the environment is not a setting{_near(key, types)}.")
+            continue
+        text = environment[variable]
+        shape = types[key].__origin__
+        value: object = text
+        if getattr(shape, "__origin__", None) is tuple:
+            value = [part.strip() for part in text.split(",") if part.strip()]
+        elif shape is int and text.strip().isdecimal():
+            value = int(text)
+        given[key] = (f"{variable} in the environment", value)
+    return given
+
+
+def _contradictions(source: Path, settings: Settings) -> list[str]:
+    server, tls = settings.server, settings.tls
+    faults = []
+    if tls.mode == "acme":
+        faults.append(f'{source}: tls.mode = "acme" is not available; use "auto" or "files".')
+    if tls.mode == "files" and not (tls.certificate and tls.key):
+        faults.append(f'{source}: tls.mode = "files" needs both tls.certificate and tls.key.')
+    if tls.mode != "files" and (tls.certificate or tls.key or tls.additional):
+        faults.append(
+            f"{source}: tls.certificate, tls.key and tls.additional count only with"
+            f' tls.mode = "files"; set that, or remove them.'
+        )
+    if not server.listen and not server.plain:
+        faults.append(f'{source}: server.listen is empty; give an address, as in ["[::]:443"].')
+    faults += [
+        f"{source}: {address} stands in server.listen and in server.plain; remove one."
+        for address in sorted(set(server.listen) & set(server.plain))
+        if address.port
+    ]
+    return faults
+
+
+def _types(table: type[Struct]) -> dict[str, Any]:
+    return get_type_hints(table, include_extras=True)
+
+
+def _parse(kind: type, value: object) -> object:
+    if kind in (Address, Duration) and isinstance(value, str):
+        return kind.parse(value)
+    raise ValueError(value)
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _shown(value: object) -> str:
+    """Show a value as TOML writes it, shortened."""
+    match value:
+        case dict():
+            return "a table"
+        case bool():
+            return str(value).lower()
+        case str():
+            text = json.dumps(value, ensure_ascii=False)
+        case _:
+            text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

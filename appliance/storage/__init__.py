@@ -1,0 +1,1 @@
+"""Where blobs live: in files, or in memory."""

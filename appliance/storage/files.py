@@ -1,0 +1,272 @@
+"""Blobs as files: staged under `uploads/`, published by one rename under `blobs/`.
+
+    <root>/uploads/<id>                     a blob on its way in, mode 0600
+    <root>/blobs/<algorithm>/<ab>/<hex>     a blob, mode 0444, named by its content
+
+A staged file is hashed while bytes arrive, so that publishing costs the same for a kilobyte and
+for ten gigabytes. The state of a hash cannot be saved: after a restart `hashed` stands at 0 and
+runs behind `size` until the file has been read once more, while further bytes are appended.
+For the same reason dirty pages are flushed along the way; a client that waits thirty seconds for
+the answer to its last request would not outwait the flush of a whole layer.
+"""
+
+import errno
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+import trio
+
+from appliance import work
+from appliance.durable import sync_folder
+from appliance.oci.digest import Digest, new_hasher
+from appliance.oci.errors import (
+    BLOB_UNKNOWN,
+    BLOB_UPLOAD_UNKNOWN,
+    STORE_FULL,
+    STORE_UNAVAILABLE,
+    ErrorRow,
+)
+
+_FLUSH_EVERY = 64 << 20
+_CATCH_UP_STEP = 8 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def _translated(missing: ErrorRow) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise missing.error() from error
+    except OSError as error:
+        row = STORE_FULL if error.errno in _FULL else STORE_UNAVAILABLE
+        raise row.error() from error
+
+
+class FileRegion:
+    """An open blob; `read` gives any part of it."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self.size = size
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; raises STORE_UNAVAILABLE where the file is short."""
+        with _translated(BLOB_UNKNOWN):
+            content = await work.disk(os.pread, self._descriptor, length, offset)
+        if len(content) < min(length, self.size - offset):
+            raise STORE_UNAVAILABLE.error("a blob's file is shorter than it was")
+        return content
+
+
+class StagedFile:
+    """One blob on its way in; `size` bytes of it have arrived."""
+
+    def __init__(self, store: "FileStore", path: Path, algorithm: str, size: int) -> None:
+        self._store = store
+        self._path = path
+        self._algorithm = algorithm
+        self._hasher = new_hasher(algorithm)
+        self._hashed = 0
+        self._flushed = 0
+        self._turn = trio.Lock()
+        self.size = size
+
+    async def append(self, pieces: Sequence[bytes]) -> None:
+        """Add bytes at the end; after an error none of them count."""
+        async with self._turn:
+            with _translated(BLOB_UPLOAD_UNKNOWN):
+                await work.disk(self._append, pieces)
+
+    async def truncate(self, size: int) -> None:
+        """Forget all bytes from `size` on."""
+        async with self._turn:
+            with _translated(BLOB_UPLOAD_UNKNOWN):
+                await work.disk(os.truncate, self._path, size)
+            self.size = size
+            self._flushed = min(self._flushed, size)
+            if self._hashed > size:
+                self._restart_hash(self._algorithm)
+
+    async def digest(self, algorithm: str) -> Digest:
+        """Compute the digest of all bytes; costs a read of the file unless it has kept pace."""
+        async with self._turn:
+            if algorithm != self._algorithm:
+                self._restart_hash(algorithm)
+        await self.catch_up()
+        return Digest(algorithm, self._hasher.hexdigest())
+
+    async def catch_up(self) -> None:
+        """Hash what has been appended but not hashed, in steps between which others may append."""
+        while self._hashed < self.size:
+            async with self._turn:
+                with _translated(BLOB_UPLOAD_UNKNOWN):
+                    await work.disk(self._catch_up)
+
+    async def publish(self, digest: Digest) -> None:
+        """Make the staged bytes the blob of that digest, whole and durable, then return."""
+        async with self._turn:
+            with _translated(BLOB_UPLOAD_UNKNOWN):
+                await work.disk(self._publish, self._store.path(digest))
+
+    async def discard(self) -> None:
+        """Remove the staged bytes; nothing happens where they are gone already."""
+        async with self._turn:
+            with _translated(BLOB_UPLOAD_UNKNOWN), suppress(FileNotFoundError):
+                await work.disk(self._path.unlink)
+
+    def _restart_hash(self, algorithm: str) -> None:
+        self._algorithm = algorithm
+        self._hasher = new_hasher(algorithm)
+        self._hashed = 0
+
+    def _append(self, pieces: Sequence[bytes]) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY)
+        try:
+            end = self.size
+            try:
+                for piece in pieces:
+                    end += _write_all(descriptor, piece, end)
+                if end - self._flushed >= _FLUSH_EVERY:
+                    os.fdatasync(descriptor)
+                    self._flushed = end
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, self.size)
+                raise
+        finally:
+            os.close(descriptor)
+        if self._hashed == self.size:
+            for piece in pieces:
+                self._hasher.update(piece)
+            self._hashed = end
+        self.size = end
+
+    def _catch_up(self) -> None:
+        with self._path.open("rb") as file:
+            file.seek(self._hashed)
+            content = file.read(min(_CATCH_UP_STEP, self.size - self._hashed))
+        if not content:
+            raise OSError(errno.EIO, "a staged file is shorter than it was", str(self._path))
+        self._hasher.update(content)
+        self._hashed += len(content)
+
+    def _publish(self, target: Path) -> None:
+        # 1. bytes durable  2. name visible  3. name durable; the caller then records it.
+        # A crash between any two leaves a staged file or an unrecorded blob, never a torn one.
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            os.fchmod(descriptor, 0o444)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync_folder(target.parent.parent)
+        self._path.rename(target)
+        sync_folder(target.parent)
+
+
+class FileStore:
+    """The store in a folder of a local file system."""
+
+    def __init__(self, root: Path) -> None:
+        self._blobs = root / "blobs"
+        self._uploads = root / "uploads"
+
+    def prepare(self) -> None:
+        """Make the folders that are not there yet; raises OSError. Runs before the loop starts."""
+        for folder in (self._blobs / "sha256", self._blobs / "sha512", self._uploads):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_folder(self._blobs)
+        sync_folder(self._blobs.parent)
+
+    def path(self, digest: Digest) -> Path:
+        """Where a blob's file is, or would be."""
+        return self._blobs / digest.algorithm / digest.hex[:2] / digest.hex
+
+    async def stage(self, session_id: str, algorithm: str) -> StagedFile:
+        """Begin a blob: an empty staged file of that name."""
+        path = self._uploads / session_id
+        with _translated(STORE_UNAVAILABLE):
+            await work.disk(_create, path)
+        return StagedFile(self, path, algorithm, 0)
+
+    async def resume(self, session_id: str, algorithm: str) -> StagedFile:
+        """Take up a blob that was begun before a restart; raises BLOB_UPLOAD_UNKNOWN."""
+        path = self._uploads / session_id
+        with _translated(BLOB_UPLOAD_UNKNOWN):
+            size = (await work.disk(path.stat)).st_size
+        return StagedFile(self, path, algorithm, size)
+
+    async def staged(self) -> dict[str, float]:
+        """List what is on its way in: session id → time of its last byte, seconds since 1970."""
+        with _translated(STORE_UNAVAILABLE):
+            return await work.disk(self._staged)
+
+    async def discard(self, session_id: str) -> None:
+        """Remove a staged blob that nobody holds open."""
+        with _translated(STORE_UNAVAILABLE):
+            await work.disk(self._discard, session_id)
+
+    async def put(self, digest: Digest, content: bytes) -> None:
+        """Store a whole blob at hand, durable on return; its digest is the caller's promise."""
+        staged = await self.stage(f"put-{token_hex(16)}", digest.algorithm)
+        try:
+            await staged.append((content,))
+            await staged.publish(digest)
+        except BaseException:
+            with trio.CancelScope(shield=True):  # one unlink
+                await staged.discard()
+            raise
+
+    @asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[FileRegion]:
+        """Open a blob for reading; raises BLOB_UNKNOWN."""
+        with _translated(BLOB_UNKNOWN):
+            descriptor = await work.disk(os.open, self.path(digest), os.O_RDONLY)
+        try:
+            yield FileRegion(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+
+    async def check_writable(self) -> None:
+        """Write and remove a small file; raises STORE_FULL or STORE_UNAVAILABLE."""
+        probe = self._uploads / f"put-{token_hex(16)}"
+        with _translated(STORE_UNAVAILABLE):
+            await work.disk(_probe, probe)
+
+    def _staged(self) -> dict[str, float]:
+        ages = {}
+        with os.scandir(self._uploads) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    ages[entry.name] = entry.stat(follow_symlinks=False).st_mtime
+        return ages
+
+    def _discard(self, session_id: str) -> None:
+        (self._uploads / session_id).unlink(missing_ok=True)
+
+
+def _create(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _probe(path: Path) -> None:
+    _create(path)
+    try:
+        path.write_bytes(b"ready?")
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_all(descriptor: int, piece: bytes, offset: int) -> int:
+    remaining = memoryview(piece)
+    while remaining:
+        written = os.pwrite(descriptor, remaining, offset)
+        offset += written
+        remaining = remaining[written:]
+    return len(piece)

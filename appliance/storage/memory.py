@@ -1,0 +1,135 @@
+"""Blobs in memory: a real store that forgets everything, for trials and tests."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from appliance.oci.digest import Digest, new_hasher
+from appliance.oci.errors import BLOB_UNKNOWN, BLOB_UPLOAD_UNKNOWN
+
+
+class MemoryRegion:
+    """An open blob; `read` gives any part of it."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size = len(content)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`."""
+        await trio.lowlevel.checkpoint()
+        return self._content[offset : offset + length]
+
+
+class StagedMemory:
+    """One blob on its way in; `size` bytes of it have arrived."""
+
+    def __init__(self, store: "MemoryStore", session_id: str) -> None:
+        self._store = store
+        self._id = session_id
+
+    @property
+    def size(self) -> int:
+        """Bytes that have arrived."""
+        return len(self._store.arriving.get(self._id, b""))
+
+    async def append(self, pieces: Sequence[bytes]) -> None:
+        """Add bytes at the end."""
+        await trio.lowlevel.checkpoint()
+        for piece in pieces:
+            self._content().extend(piece)
+        self._store.touched[self._id] = time.time()
+
+    async def truncate(self, size: int) -> None:
+        """Forget all bytes from `size` on."""
+        await trio.lowlevel.checkpoint()
+        del self._content()[size:]
+
+    async def digest(self, algorithm: str) -> Digest:
+        """Compute the digest of all bytes."""
+        await trio.lowlevel.checkpoint()
+        hasher = new_hasher(algorithm)
+        hasher.update(self._content())
+        return Digest(algorithm, hasher.hexdigest())
+
+    async def catch_up(self) -> None:
+        """Nothing runs behind in memory."""
+        await trio.lowlevel.checkpoint()
+
+    async def publish(self, digest: Digest) -> None:
+        """Make the staged bytes the blob of that digest."""
+        await trio.lowlevel.checkpoint()
+        self._store.blobs[digest] = bytes(self._content())
+        self._store.forget(self._id)
+
+    async def discard(self) -> None:
+        """Remove the staged bytes; nothing happens where they are gone already."""
+        await trio.lowlevel.checkpoint()
+        self._store.forget(self._id)
+
+    def _content(self) -> bytearray:
+        try:
+            return self._store.arriving[self._id]
+        except KeyError:
+            raise BLOB_UPLOAD_UNKNOWN.error() from None
+
+
+class MemoryStore:
+    """The store in this process's memory."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+        self.arriving: dict[str, bytearray] = {}
+        self.touched: dict[str, float] = {}
+
+    def forget(self, session_id: str) -> None:
+        """Drop what has arrived in a session."""
+        self.arriving.pop(session_id, None)
+        self.touched.pop(session_id, None)
+
+    async def stage(self, session_id: str, algorithm: str) -> StagedMemory:
+        """Begin a blob."""
+        await trio.lowlevel.checkpoint()
+        new_hasher(algorithm)
+        self.arriving[session_id] = bytearray()
+        self.touched[session_id] = time.time()
+        return StagedMemory(self, session_id)
+
+    async def resume(self, session_id: str, algorithm: str) -> StagedMemory:
+        """Take up a blob that was begun before; raises BLOB_UPLOAD_UNKNOWN."""
+        await trio.lowlevel.checkpoint()
+        new_hasher(algorithm)
+        if session_id not in self.arriving:
+            raise BLOB_UPLOAD_UNKNOWN.error()
+        return StagedMemory(self, session_id)
+
+    async def staged(self) -> dict[str, float]:
+        """List what is on its way in: session id → time of its last byte, seconds since 1970."""
+        await trio.lowlevel.checkpoint()
+        return dict(self.touched)
+
+    async def discard(self, session_id: str) -> None:
+        """Remove a staged blob."""
+        await trio.lowlevel.checkpoint()
+        self.forget(session_id)
+
+    async def put(self, digest: Digest, content: bytes) -> None:
+        """Store a whole blob at hand; its digest is the caller's promise."""
+        await trio.lowlevel.checkpoint()
+        self.blobs[digest] = content
+
+    @asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[MemoryRegion]:
+        """Open a blob for reading; raises BLOB_UNKNOWN."""
+        await trio.lowlevel.checkpoint()
+        try:
+            region = MemoryRegion(self.blobs[digest])
+        except KeyError:
+            raise BLOB_UNKNOWN.error() from None
+        yield region
+
+    async def check_writable(self) -> None:
+        """Memory can always be written."""
+        await trio.lowlevel.checkpoint()
