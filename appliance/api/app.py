@@ -100,7 +100,7 @@ class Application:
                 await exchange.answer_json(error.row.status, _document(error), error.headers)
         except ClientGoneError:
             exchange.status = exchange.status or CLIENT_GONE
-        except Exception:
+        except Exception:  # noqa: BLE001  one request must never end another
             _log.exception("request failed unexpectedly", path=exchange.raw_path.decode("latin-1"))
             if exchange.status is None:
                 document = {"errors": [{"code": "UNKNOWN", "message": "internal error"}]}

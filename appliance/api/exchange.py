@@ -4,7 +4,8 @@ Every wait on the client for more of its body ends after `stall_seconds` without
 long a body takes in all, it may, as long as it moves.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ Scope = Mapping[str, Any]
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
 
 _CHUNK = 256 << 10
@@ -98,7 +100,7 @@ class Exchange:
             raise SIZE_INVALID.error("Content-Length is not a number")
         return int(text)
 
-    async def body(self) -> AsyncIterator[bytes]:
+    async def body(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes.
 
         Raises BODY_STALLED when nothing comes for too long, ClientGoneError when nothing will.
@@ -125,10 +127,11 @@ class Exchange:
         if (self.content_length or 0) > limit:
             raise row.error(excess)
         content = bytearray()
-        async for piece in self.body():
-            content += piece
-            if len(content) > limit:
-                raise row.error(excess)
+        async with aclosing(self.body()) as body:
+            async for piece in body:
+                content += piece
+                if len(content) > limit:
+                    raise row.error(excess)
         return bytes(content)
 
     async def answer(

@@ -29,19 +29,13 @@ class UploadsResource:
             await exchange.answer(202, _progress(route.name, session_id, 0))
             return
         digest = Digest.parse(query["digest"])
-        session_id = await self._uploads.start(route.name, account.name, digest.algorithm)
-        try:
-            await self._uploads.commit(
-                route.name,
-                account.name,
-                session_id,
-                digest,
-                exchange.body(),
-                content_length=exchange.content_length,
-            )
-        except RegistryError:
-            await self._uploads.abandon(session_id)
-            raise
+        await self._uploads.put(
+            route.name,
+            account.name,
+            digest,
+            exchange.body(),
+            content_length=exchange.content_length,
+        )
         await exchange.answer(201, created(route.name, digest))
 
     async def _mount(self, exchange: Exchange, route: Route, account: Account) -> bool:

@@ -10,10 +10,11 @@ connection's deadline. The older request ends with SESSION_TAKEN_OVER; what it b
 """
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from uuid import uuid4
 
+import structlog
 import trio
 
 from appliance.oci.digest import Digest, new_hasher
@@ -27,6 +28,8 @@ from appliance.oci.errors import (
 from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Chunk, Session, accept_chunk, range_header
 from appliance.registry.ports import BlobStore, SessionRecords, Staged
+
+_log = structlog.get_logger()
 
 _GATHER = 1 << 20  # bytes handed to a thread at once: fewer hops, still little memory
 
@@ -78,7 +81,7 @@ class Uploads:
         repository: str,
         account: str,
         session_id: str,
-        body: AsyncIterator[bytes],
+        body: AsyncGenerator[bytes, None],
         *,
         content_range: ContentRange | None = None,
         content_length: int | None = None,
@@ -100,7 +103,7 @@ class Uploads:
         account: str,
         session_id: str,
         digest: Digest,
-        body: AsyncIterator[bytes],
+        body: AsyncGenerator[bytes, None],
         *,
         content_range: ContentRange | None = None,
         content_length: int | None = None,
@@ -128,6 +131,31 @@ class Uploads:
             self._open.pop(session_id, None)
             await self._records.commit_session(session.record, digest, size)
 
+    async def put(
+        self,
+        repository: str,
+        account: str,
+        digest: Digest,
+        body: AsyncGenerator[bytes, None],
+        *,
+        content_length: int | None = None,
+    ) -> None:
+        """Store a blob that comes whole; whatever fails, no session is left behind.
+
+        Raises what `commit` raises.
+        """
+        session_id = await self.start(repository, account, digest.algorithm)
+        try:
+            await self.commit(
+                repository, account, session_id, digest, body, content_length=content_length
+            )
+        except BaseException:
+            session = self._open.get(session_id)
+            if session is not None:
+                with trio.CancelScope(shield=True):  # a row and a file, both at hand
+                    await self._end(session)
+            raise
+
     async def cancel(self, repository: str, account: str, session_id: str) -> None:
         """End a session and drop its bytes; raises BLOB_UPLOAD_UNKNOWN."""
         session = await self._find(repository, account, session_id)
@@ -150,24 +178,28 @@ class Uploads:
             ended += 1
         return ended
 
+    async def discard_strays(self) -> None:
+        """Drop staged bytes that no session accounts for; only before anything is served."""
+        records = await self._records.sessions()
+        for stray in (await self._store.staged()).keys() - {record.id for record in records}:
+            await self._store.discard(stray)
+
     async def recover(self) -> None:
-        """After a restart: drop staged bytes without a session, hash the others, newest first.
+        """Hash what the sessions hold since before a restart, the newest session first.
 
         Requests may come in meanwhile; they append without waiting for this.
         """
-        staged = await self._store.staged()
-        records = await self._records.sessions()
-        for stray in staged.keys() - {record.id for record in records} - self._open.keys():
-            await self._store.discard(stray)
-        for record in records:
-            if record.id in staged:
-                session = await self._take_up(record)
+        for record in await self._records.sessions():
+            try:
+                session = await self._find(record.repository, record.account, record.id)
                 await session.staged.catch_up()
+            except RegistryError as error:
+                _log.warning("upload session lost", session=record.id, reason=error.message)
 
     async def _append(
         self,
         session: _OpenSession,
-        body: AsyncIterator[bytes],
+        body: AsyncGenerator[bytes, None],
         content_range: ContentRange | None,
         content_length: int | None,
     ) -> None:
@@ -228,19 +260,20 @@ class Uploads:
         await session.staged.discard()
 
 
-async def _receive(staged: Staged, chunk: Chunk, body: AsyncIterator[bytes]) -> None:
+async def _receive(staged: Staged, chunk: Chunk, body: AsyncGenerator[bytes, None]) -> None:
     """Append a body as it comes; what arrived before it broke off is kept."""
     gathered: list[bytes] = []
     waiting = received = 0
     try:
-        async for piece in body:
-            gathered.append(piece)
-            waiting += len(piece)
-            received += len(piece)
-            chunk.check_room(received)
-            if waiting >= _GATHER:
-                pieces, gathered, waiting = gathered, [], 0
-                await staged.append(pieces)
+        async with aclosing(body):
+            async for piece in body:
+                gathered.append(piece)
+                waiting += len(piece)
+                received += len(piece)
+                chunk.check_room(received)
+                if waiting >= _GATHER:
+                    pieces, gathered, waiting = gathered, [], 0
+                    await staged.append(pieces)
     finally:
         if gathered:
             with trio.CancelScope(shield=True):  # one bounded write of what has been received

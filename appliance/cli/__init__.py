@@ -1,0 +1,37 @@
+"""The command `registry`: verbs a person types."""
+
+import sys
+
+import click
+
+from appliance import __version__
+from appliance.accounts.editing import AccountError
+from appliance.cli.accounts import user
+from appliance.cli.service import check, info, serve
+from appliance.settings import SettingsError
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="To begin: registry serve. What it needs and does not find, it makes.",
+)
+@click.version_option(__version__, prog_name="registry")
+def registry() -> None:
+    """Run a private container registry: one process, one settings file (/etc/registry.toml)."""
+
+
+for command in (serve, check, info, user):
+    registry.add_command(command)
+
+
+def main() -> None:
+    """Run the command; an operator's mistake ends with its sentences and status 2."""
+    try:
+        registry(prog_name="registry")
+    except SettingsError as error:
+        for fault in error.faults:
+            click.echo(f"registry: {fault}", err=True)
+        sys.exit(2)
+    except AccountError as error:
+        click.echo(f"registry: {error}.", err=True)
+        sys.exit(2)

@@ -1,0 +1,320 @@
+"""The daemon: settings in, parts put together, one nursery until the end.
+
+    examine → lock → make what is missing → open store and records → bind → serve → drain
+
+Everything up to binding may refuse to start, with one sentence for each thing that is wrong.
+Afterwards nothing does: a reload that brings faulty settings or a bad certificate changes nothing
+and says so. What a reload can change is put together anew from the new settings (`_assemble`) and
+swapped in between two requests.
+"""
+
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import structlog
+import trio
+from msgspec import structs
+
+from appliance import firststart, log, notify, preflight, work
+from appliance.accounts.editing import AccountError
+from appliance.accounts.htpasswd import PasswordAccounts
+from appliance.api.app import Application
+from appliance.api.exchange import ASGIApplication, Receive, Scope, Send
+from appliance.api.redirect import RedirectToTls
+from appliance.banner import describe
+from appliance.catalogue.database import Database
+from appliance.catalogue.records import Catalogue
+from appliance.catalogue.schema import SchemaTooNewError
+from appliance.lock import FolderLock, HeldError, Note
+from appliance.preflight import Sockets
+from appliance.protocol.routes import Action
+from appliance.registry.access import Access
+from appliance.registry.blobs import Blobs
+from appliance.registry.manifests import Manifests
+from appliance.registry.readiness import Readiness
+from appliance.registry.uploads import Uploads
+from appliance.serve.certificates import Authority, Certificate, CertificateError
+from appliance.serve.listeners import Connections, Listening, TlsContext
+from appliance.serve.tls import server_context
+from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, load
+from appliance.storage.files import FileStore
+
+_CERTIFICATES_EVERY = 60.0
+_EXPIRE_AT_MOST_EVERY = 600.0
+_NEEDS_RESTART = ("server.listen", "server.plain", "tls.mode", "storage.path", "log.format")
+
+_log = structlog.get_logger()
+
+
+def run(file: Path | None, environment: Mapping[str, str], announce: Callable[[str], None]) -> None:
+    """Serve until told to stop; `announce` gets the text for whoever started this.
+
+    Raises SettingsError before anything is served, or returns once the last transfer has ended.
+    """
+    settings = load(file, environment)
+    log.configure(settings.log.format, settings.log.level)
+    findings = preflight.examine(settings, file or DEFAULT_FILE)
+    if findings.running is not None:
+        findings.faults.append(_held(settings, findings.running))
+    if findings.faults:
+        raise SettingsError(findings.faults)
+    for warning in findings.warnings:
+        _log.warning("settings", warning=warning)
+    parts = _Parts(settings, file or DEFAULT_FILE)
+    try:
+        trio.run(Daemon(parts, lambda: load(file, environment), announce).run)
+    finally:
+        parts.lock.release()
+
+
+def _held(settings: Settings, note: Note | None) -> str:
+    by = f" (process {note.pid})" if note and note.pid else ""
+    return (
+        f"storage.path: {settings.data} is in use by another registry{by}; stop that one first,"
+        " or choose another path."
+    )
+
+
+class _Parts:
+    """What is opened once and kept until the end."""
+
+    def __init__(self, settings: Settings, source: Path) -> None:
+        self.settings = settings
+        try:
+            settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.lock = FolderLock(settings.data)
+        except HeldError as error:
+            raise SettingsError([_held(settings, error.note)]) from None
+        except OSError as error:
+            raise SettingsError([f"{source}: storage.path: {error}."]) from error
+        self.sockets = Sockets()
+        try:
+            self._open(settings, source)
+        except BaseException:
+            self.sockets.close()
+            self.lock.release()
+            raise
+
+    def _open(self, settings: Settings, source: Path) -> None:
+        try:
+            self.store = FileStore(settings.data)
+            self.store.prepare()
+            self.authority: Authority | None = firststart.authority(settings)
+            self.certificates = firststart.certificates(settings, self.authority)
+            firststart.administrator(settings)
+            self.tls = _tls_context(settings, self.certificates)
+            self.database = Database.open(settings.data / "catalogue.sqlite3")
+        except (CertificateError, AccountError, OSError) as error:
+            raise SettingsError([f"{source}: {error}"]) from error
+        except SchemaTooNewError:
+            raise SettingsError(
+                [
+                    f"{settings.data}/catalogue.sqlite3 was written by a later version of this"
+                    " program; install that version or a later one."
+                ]
+            ) from None
+        except sqlite3.Error as error:
+            raise SettingsError(
+                [f"{settings.data}/catalogue.sqlite3 cannot be opened: {error}."]
+            ) from error
+        self.sockets = preflight.open_sockets(settings, source)
+        if self.sockets.faults:
+            raise SettingsError(self.sockets.faults)
+
+
+def _tls_context(settings: Settings, certificates: list[Certificate]) -> TlsContext | None:
+    if not certificates:
+        return None
+    return TlsContext(server_context(certificates, alpn=settings.tls.alpn))
+
+
+class _Swapped:
+    """An application that a reload replaces; each request runs on the one it began with."""
+
+    def __init__(self, application: ASGIApplication) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.application(scope, receive, send)
+
+
+class Daemon:
+    """A running registry."""
+
+    def __init__(
+        self, parts: _Parts, reread: Callable[[], Settings], announce: Callable[[str], None]
+    ) -> None:
+        self._parts = parts
+        self._reread = reread
+        self._announce = announce
+        self._settings = parts.settings
+        catalogue = Catalogue(parts.database)
+        self._uploads = Uploads(store=parts.store, records=catalogue)
+        self._blobs = Blobs(store=parts.store, records=catalogue)
+        self._manifests = Manifests(store=parts.store, records=catalogue)
+        self._readiness = Readiness(store=parts.store, records=catalogue)
+        self._accounts = PasswordAccounts(self._settings.htpasswd)
+        self._registry = _Swapped(self._assemble(self._settings))
+        self._redirect = _Swapped(self._redirecting(self._settings))
+        limits = self._settings.limits
+        self._connections = Connections(
+            handshake_seconds=limits.handshake,
+            idle_seconds=limits.idle,
+            stall_seconds=limits.stall,
+        )
+        self._served = trio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second such signal ends the draining."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            await self._accounts.refresh()
+            await self._uploads.discard_strays()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve)
+                nursery.start_soon(self._uploads.recover)
+                nursery.start_soon(self._expire_uploads)
+                nursery.start_soon(self._follow_certificates)
+                self._started()
+                await self._obey(signals)
+                nursery.cancel_scope.cancel()
+        await self._parts.database.aclose()
+
+    def _started(self) -> None:
+        listen = [_address(sock) for sock in self._parts.sockets.tls]
+        plain = [_address(sock) for sock in self._parts.sockets.plain]
+        self._parts.lock.write(Note(os.getpid(), [*map(str, listen)], [*map(str, plain)]))
+        self._announce(describe(self._settings, listen or plain, self._parts.authority))
+        if self._parts.sockets.remark:
+            self._announce(self._parts.sockets.remark)
+        _log.info("serving", listen=listen, plain=plain, data=str(self._settings.data))
+        notify.ready(f"serving on {', '.join((*listen, *plain))}")
+
+    async def _serve(self) -> None:
+        sockets, tls = self._parts.sockets, self._parts.tls
+        beside = self._registry if tls is None else self._redirect
+        await self._connections.serve(
+            [
+                *(Listening(sock, self._registry, tls) for sock in sockets.tls),
+                *(Listening(sock, beside, None) for sock in sockets.plain),
+            ]
+        )
+        self._served.set()
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                await self._reload()
+            else:
+                break
+        drain_seconds = self._settings.server.drain_seconds
+        _log.info("stopping", drain_seconds=drain_seconds)
+        notify.stopping("finishing transfers")
+        await self._connections.close()
+        with trio.move_on_after(drain_seconds):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hurry, signals, nursery.cancel_scope)
+                await self._served.wait()
+                nursery.cancel_scope.cancel()
+        cut = self._connections.abort()
+        await self._served.wait()
+        _log.info("stopped", cut_connections=cut)
+
+    async def _hurry(self, signals: AsyncIterator[int], draining: trio.CancelScope) -> None:
+        async for number in signals:
+            if number != signal.SIGHUP:
+                draining.cancel()
+
+    async def _reload(self) -> None:
+        """Take over what a changed settings file and changed certificates allow to take over."""
+        notify.reloading()
+        try:
+            wanted = self._reread()
+            settings, fixed = _without_restart(self._settings, wanted)
+            certificates = await work.disk(firststart.certificates, settings, self._parts.authority)
+            if self._parts.tls is not None:
+                self._parts.tls.current = server_context(certificates, alpn=settings.tls.alpn)
+        except (SettingsError, CertificateError) as error:
+            _log.error("reload refused, nothing changed", faults=str(error).splitlines())
+        else:
+            self._parts.certificates = certificates
+            if settings.htpasswd != self._settings.htpasswd:
+                self._accounts = PasswordAccounts(settings.htpasswd)
+            limits = settings.limits
+            self._connections.limit(
+                handshake_seconds=limits.handshake,
+                idle_seconds=limits.idle,
+                stall_seconds=limits.stall,
+            )
+            self._settings = settings
+            self._registry.application = self._assemble(settings)
+            self._redirect.application = self._redirecting(settings)
+            _log.info("reloaded", needs_restart=fixed)
+        notify.ready("serving")
+
+    async def _expire_uploads(self) -> None:
+        while True:
+            expiry = self._settings.gc.uploads
+            ended = await self._uploads.expire(expiry)
+            if ended:
+                _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
+            await trio.sleep(min(max(expiry / 2, 0.1), _EXPIRE_AT_MOST_EVERY))
+
+    async def _follow_certificates(self) -> None:
+        while self._parts.tls is not None:
+            await trio.sleep(_CERTIFICATES_EVERY)
+            try:
+                found = await work.disk(
+                    firststart.certificates, self._settings, self._parts.authority
+                )
+                if found != self._parts.certificates:
+                    self._parts.tls.current = server_context(found, alpn=self._settings.tls.alpn)
+                    self._parts.certificates = found
+                    _log.info("certificate changed", fingerprint=found[0].fingerprint)
+            except CertificateError as error:
+                _log.error("certificate not changed", reason=str(error))
+
+    def _assemble(self, settings: Settings) -> Application:
+        access = Access(
+            accounts=self._accounts,
+            realm=settings.auth.realm,
+            anonymous=[Action(action) for action in settings.auth.anonymous],
+        )
+        return Application(
+            access=access,
+            blobs=self._blobs,
+            uploads=self._uploads,
+            manifests=self._manifests,
+            readiness=self._readiness,
+            authority=self._parts.authority.pem if self._parts.authority else None,
+            stall_seconds=settings.limits.stall,
+        )
+
+    def _redirecting(self, settings: Settings) -> RedirectToTls:
+        sockets = self._parts.sockets.tls
+        return RedirectToTls(
+            port=_address(sockets[0]).port if sockets else 443,
+            public_url=settings.server.public_url,
+            stall_seconds=settings.limits.stall,
+        )
+
+
+def _address(sock: socket.socket) -> Address:
+    return Address.of(*sock.getsockname()[:2])
+
+
+def _without_restart(now: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
+    """Take from the wanted settings what can change while serving; name the rest."""
+    fixed = []
+    for path in _NEEDS_RESTART:
+        table, key = path.split(".")
+        before = getattr(now, table)
+        after = getattr(wanted, table)
+        if getattr(before, key) != getattr(after, key):
+            fixed.append(path)
+            kept = structs.replace(after, **{key: getattr(before, key)})
+            wanted = structs.replace(wanted, **{table: kept})
+    return wanted, fixed

@@ -1,0 +1,83 @@
+"""The lock on a data folder: one daemon at a time, and a note of where that one listens.
+
+`<data>/lock` is held with flock(2) for as long as the daemon lives, so a crash leaves nothing to
+clean up. Its content is for people and for `registry info`.
+"""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+_NAME = "lock"
+_ATTEMPTS = 4  # `holder` takes the lock for an instant to see whether anybody has it
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What a running daemon says of itself."""
+
+    pid: int
+    listen: list[str] = []
+    plain: list[str] = []
+
+
+class HeldError(Exception):
+    """Another daemon has the folder; `note` is what it says of itself, if it said so yet."""
+
+    def __init__(self, note: Note | None) -> None:
+        super().__init__(note)
+        self.note = note
+
+
+class FolderLock:
+    """A lock that is held until `release`, or until the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock; raises HeldError, or OSError where the folder cannot be written."""
+        path = folder / _NAME
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == _ATTEMPTS - 1:
+                    os.close(self._descriptor)
+                    raise HeldError(_read(path)) from None
+                time.sleep(0.05)
+        self.write(Note(os.getpid()))
+
+    def write(self, note: Note) -> None:
+        """Replace the note."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, msgspec.json.encode(note) + b"\n", 0)
+
+    def release(self) -> None:
+        """Let the folder go."""
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+def holder(folder: Path) -> Note | None:
+    """Return the note of the daemon that has a folder now, if one has; raises OSError."""
+    path = folder / _NAME
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(path) or Note(0)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _read(path: Path) -> Note | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Note)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,178 @@
+"""What would keep a registry with these settings from starting: all of it, and nothing is changed.
+
+Each finding is one sentence with the file, the key and the remedy. `registry check` may be run at
+any time, beside a running daemon too: what that daemon holds itself is no finding.
+"""
+
+import errno
+import os
+import pwd
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from appliance import lock
+from appliance.accounts import editing
+from appliance.firststart import certificates
+from appliance.serve.certificates import Certificate, CertificateError, load
+from appliance.serve.listeners import bind
+from appliance.settings import DEFAULT_LISTEN, Address, Settings
+
+FALLBACK_PORT = 8443
+"""Where the default listener goes when this user may not bind 443."""
+
+
+@dataclass
+class Findings:
+    """What `examine` found."""
+
+    faults: list[str] = field(default_factory=list)
+    """What keeps the registry from starting."""
+    warnings: list[str] = field(default_factory=list)
+    """What will trouble somebody soon."""
+    running: lock.Note | None = None
+    """The daemon that has the data folder now."""
+
+
+@dataclass
+class Sockets:
+    """Open listening sockets, and why others are not open."""
+
+    tls: list[socket.socket] = field(default_factory=list)
+    plain: list[socket.socket] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    remark: str = ""
+    """What a person should know of the choice of ports."""
+
+    def close(self) -> None:
+        """Close them all."""
+        for sock in (*self.tls, *self.plain):
+            sock.close()
+
+
+def examine(settings: Settings, source: Path) -> Findings:
+    """Look at everything that settings point to."""
+    findings = Findings()
+    _examine_data(settings, source, findings)
+    _examine_accounts(settings, source, findings)
+    _examine_certificates(settings, source, findings)
+    held = findings.running
+    sockets = open_sockets(settings, source, held=(*held.listen, *held.plain) if held else ())
+    findings.faults += sockets.faults
+    sockets.close()
+    return findings
+
+
+def open_sockets(settings: Settings, source: Path, held: tuple[str, ...] = ()) -> Sockets:
+    """Bind every address of the settings, leaving out those that are `held` on purpose."""
+    sockets = Sockets()
+    listen = settings.server.listen
+    for key, addresses, opened in (
+        ("server.listen", listen, sockets.tls),
+        ("server.plain", settings.server.plain, sockets.plain),
+    ):
+        for address in addresses:
+            if address in held:
+                continue
+            try:
+                opened.extend(bind(address.host, address.port))
+            except OSError as error:
+                if listen is DEFAULT_LISTEN and error.errno == errno.EACCES and not held:
+                    _fall_back(address, source, sockets)
+                else:
+                    sockets.faults.append(_bind_fault(source, key, address, error))
+    return sockets
+
+
+def _fall_back(address: Address, source: Path, sockets: Sockets) -> None:
+    other = Address.of(address.host, FALLBACK_PORT)
+    try:
+        sockets.tls += bind(other.host, other.port)
+    except OSError as error:
+        sockets.faults.append(_bind_fault(source, "server.listen", other, error))
+        return
+    sockets.remark = (
+        f"Port {address.port} is for root or CAP_NET_BIND_SERVICE, so this registry is on port"
+        f" {FALLBACK_PORT}; to choose, set server.listen in {source}."
+    )
+
+
+def _bind_fault(source: Path, key: str, address: Address, error: OSError) -> str:
+    place = f"{source}: {key}: {address}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{place} is in use by another process; stop it (ss -ltnp shows it),"
+            " or choose another port."
+        )
+    if error.errno == errno.EACCES:
+        return (
+            f"{place} may not be bound by this user; start as root or with CAP_NET_BIND_SERVICE,"
+            " or choose a port above 1023."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{place} is not an address of this machine; use one that is, or [::] for all."
+    return f"{place} cannot be bound ({error.strerror}); choose another address."
+
+
+def _examine_data(settings: Settings, source: Path, findings: Findings) -> None:
+    data = settings.data
+    standing = next(folder for folder in (data, *data.parents) if folder.exists())
+    place = f"{source}: storage.path: {data}"
+    if not standing.is_dir():
+        findings.faults.append(f"{place}: {standing} is not a folder; choose another path.")
+    elif not os.access(standing, os.R_OK | os.W_OK | os.X_OK):
+        findings.faults.append(f"{place} cannot be written: {_reason(standing)}.")
+    else:
+        with suppress(OSError):
+            findings.running = lock.holder(data)
+
+
+def _reason(folder: Path) -> str:
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"{folder} is on a read-only file system; mount it writable, or choose another path"
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"{folder} does not let {user} write; chown it to {user}, or choose another path"
+
+
+def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> None:
+    file = settings.htpasswd
+    place = f"{source}: auth.htpasswd: {file}"
+    if not file.exists():
+        folder = next(folder for folder in file.parents if folder.exists())
+        if file.parent not in (settings.data, folder):
+            findings.faults.append(f"{place}: there is no folder {file.parent}; make it.")
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            findings.faults.append(f"{place} is not there and cannot be made: {_reason(folder)}.")
+        return
+    try:
+        found = editing.accounts(file)
+    except editing.AccountError as error:
+        findings.faults.append(f"{source}: auth.htpasswd: {error}; mend its permissions.")
+        return
+    findings.warnings += [
+        f"{file}, line {fault.line}, is ignored: {fault.reason}." for fault in found.faults
+    ]
+    if not found.hashes:
+        findings.warnings.append(
+            f"{file} has no usable account, so nobody can log in; add one: registry user add NAME."
+        )
+
+
+def _examine_certificates(settings: Settings, source: Path, findings: Findings) -> None:
+    folder = settings.data / "tls"
+    try:
+        found: list[Certificate] = []
+        if settings.tls.mode == "files":
+            found = certificates(settings, None)
+        elif settings.tls.mode == "auto" and (folder / "ca.crt").exists():
+            found = [load(folder / "ca.crt", folder / "ca.key")]
+    except CertificateError as error:
+        findings.faults.append(f"{source}: tls: {error}")
+        return
+    now = datetime.now(UTC)
+    if settings.tls.mode == "files":
+        findings.warnings += [
+            f"{sentence}." for certificate in found for sentence in certificate.warnings(now)
+        ]

@@ -1,0 +1,1 @@
+"""Sockets, TLS and HTTP: what carries any ASGI application to its clients."""
