@@ -1,6 +1,8 @@
 """What the registry asks its records: reads first, then writes, each write one transaction."""
 
 import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,6 +18,8 @@ from appliance.oci.errors import (
 )
 from appliance.oci.manifest import Manifest, StoredManifest
 from appliance.protocol.session import Session
+
+_Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 
 CONTENT_MAX = 64 << 10
 """Bytes of a manifest that the catalogue holds itself; larger ones are in the store alone."""
@@ -188,6 +192,10 @@ class Catalogue:
 
         await self._database.write(writing)
 
+    async def check_references(self, repository: str, manifest: Manifest) -> None:
+        """Raise MANIFEST_BLOB_UNKNOWN listing every reference that the repository lacks now."""
+        _resolve(self._database.read, repository, manifest)
+
     async def put_manifest(
         self, repository: str, digest: Digest, content: bytes, manifest: Manifest, tag: str | None
     ) -> None:
@@ -197,8 +205,12 @@ class Catalogue:
         """
 
         def writing(connection: sqlite3.Connection) -> None:
+            targets = _resolve(
+                lambda query, parameters: connection.execute(query, parameters).fetchall(),
+                repository,
+                manifest,
+            )
             owner = _put_repository(connection, repository)
-            targets = _resolve(connection, owner, manifest)
             held = content if len(content) <= CONTENT_MAX else None
             blob = _put_blob(connection, digest, len(content), held)
             subject = manifest.subject
@@ -310,20 +322,21 @@ def _link(connection: sqlite3.Connection, repository: int, blob: int) -> None:
     )
 
 
-def _resolve(connection: sqlite3.Connection, repository: int, manifest: Manifest) -> list[int]:
+def _resolve(read: _Read, repository: str, manifest: Manifest) -> list[int]:
     """Find all that a manifest refers to; raises MANIFEST_BLOB_UNKNOWN with what is missing."""
-    targets, missing = [], []
+    targets: list[int] = []
+    missing: list[str] = []
     for table, references in (("link", manifest.blobs), ("manifest", manifest.manifests)):
         query = (
             f"SELECT blob.id FROM blob JOIN {table} AS held ON held.blob = blob.id"  # noqa: S608  two fixed words
-            " WHERE blob.digest = ? AND held.repository = ?"
+            " JOIN repository ON repository.id = held.repository"
+            " WHERE blob.digest = ? AND repository.name = ?"
         )
         for digest in {str(reference.digest) for reference in references}:
-            row = connection.execute(query, (digest, repository)).fetchone()
-            if row is None:
+            rows = read(query, (digest, repository))
+            targets += [row[0] for row in rows]
+            if not rows:
                 missing.append(digest)
-            else:
-                targets.append(row[0])
     if missing:
         raise MANIFEST_BLOB_UNKNOWN.error(
             f"the manifest refers to content that this repository does not have: {missing[0]}"

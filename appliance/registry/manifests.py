@@ -45,7 +45,9 @@ class Manifests:
                 f"the manifest's digest is {digest}", details=({"digest": str(reference)},)
             )
         manifest = parse_manifest(content, content_type)
-        # 1. bytes durable and named  2. manifest, references and tag in one transaction
+        # 1. bytes durable and named  2. manifest, references and tag in one transaction, which
+        # checks the references once more; the first look keeps refused manifests off the disk.
+        await self._records.check_references(repository, manifest)
         await self._store.put(digest, content)
         tag = None if isinstance(reference, Digest) else reference
         await self._records.put_manifest(repository, digest, content, manifest, tag)

@@ -129,6 +129,9 @@ class ManifestRecords(Protocol):
     ) -> list[ReferrerDescriptor]:
         """List the manifests about a subject, by digest, from after one on."""
 
+    async def check_references(self, repository: str, manifest: Manifest) -> None:
+        """Raise MANIFEST_BLOB_UNKNOWN listing every reference that the repository lacks now."""
+
     async def put_manifest(
         self, repository: str, digest: Digest, content: bytes, manifest: Manifest, tag: str | None
     ) -> None:

@@ -1,17 +1,19 @@
 """TLS for one connection, on pyOpenSSL, as a trio stream.
 
 *The strategy.* There are two ways to run OpenSSL without blocking. One puts memory between it and
-the network: ciphertext is pumped in and out by hand, with locks so that two tasks do not shuffle
+the network: ciphertext is carried in and out by hand, with locks so that two tasks do not shuffle
 records (`trio.SSLStream`). The other, used here, hands the non-blocking socket to OpenSSL, calls
 the operation, and when it answers "want read" or "want write" waits for just that and calls again.
-It copies less, takes half the processor time, and there is little code. Between a call and its
-return nothing else runs, so the SSL object is never entered twice.
+It copies less, takes half the processor time, and is short. Between a call and its return nothing
+else runs, so the SSL object is never entered twice.
 
-*What may surprise.* A write may want a read, and the reverse. `SSL_write` reads while a handshake
-is under way; `SSL_read` writes to answer a KeyUpdate, an alert, a handshake message. So a
-direction of the stream is not a direction of the socket, and two tasks may come to wait for the
-same one. `sockets.SocketStream` lets them. Renegotiation, the one way in which a peer could bring
-this about at any time, is refused.
+*What may surprise.* A write may want a read, and the reverse: `SSL_write` reads while a handshake
+is under way, `SSL_read` writes handshake messages, alerts, answers to a KeyUpdate. So a direction
+of the stream is not a direction of the socket, and two tasks may come to wait for the same one;
+`sockets.SocketStream` lets them. Renegotiation, with which a peer could bring this about at any
+time, is refused. Reading while a record is half written is allowed, with one exception that shows
+as "bad length": a peer that asks twice for new keys before it has read the rest of that record
+loses the connection. No client we know does; those that ask at all wait for the answer.
 
 *Reading.* One `SSL_read` gives one record, 16 KiB at most. Giving each to the caller would cost a
 task switch per record, so records that have arrived are gathered. Data may also wait inside

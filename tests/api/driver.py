@@ -1,0 +1,157 @@
+"""An ASGI server of a few lines, and a registry to put behind it: real files, real SQLite."""
+
+import json
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+
+from appliance.accounts.htpasswd import PasswordAccounts
+from appliance.api.app import Application
+from appliance.catalogue.database import Database
+from appliance.catalogue.records import Catalogue
+from appliance.protocol.routes import Action
+from appliance.registry.access import Access
+from appliance.registry.blobs import Blobs
+from appliance.registry.manifests import Manifests
+from appliance.registry.readiness import Readiness
+from appliance.registry.uploads import Uploads
+from appliance.storage.files import FileStore
+
+ALICE = ("alice", "open sesame")
+BOB = ("bob", "correct horse")
+AUTHORITY = b"-----BEGIN CERTIFICATE-----\n"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of the first error."""
+        return str(self.json["errors"][0]["code"])
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry with the accounts alice and bob; requests come from alice unless said otherwise."""
+
+    application: Application
+    uploads: Uploads
+    store: FileStore
+    database: Database
+    htpasswd: Path
+
+    async def close(self) -> None:
+        await self.database.aclose()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Sequence[bytes] = b"",
+        *,
+        login: tuple[str, str] | None = ALICE,
+        leaves_after: int | None = None,
+        declare_length: bool = True,
+    ) -> Answer:
+        """Send a request; `leaves_after` pieces of the body the client is gone."""
+        pieces = [body] if isinstance(body, bytes) else list(body)
+        raw_path, _, query = path.partition("?")
+        sent = {name.lower(): value for name, value in (headers or {}).items()}
+        if login is not None:
+            sent.setdefault("authorization", basic(*login))
+        if declare_length and isinstance(body, bytes) and body:
+            sent.setdefault("content-length", str(len(body)))
+        return await call(
+            self.application,
+            {
+                "type": "http",
+                "method": method,
+                "raw_path": raw_path.encode(),
+                "query_string": query.encode(),
+                "headers": [(k.encode(), v.encode("latin-1")) for k, v in sent.items() if v],
+                "client": ("192.0.2.1", 4711),
+            },
+            pieces,
+            leaves_after,
+        )
+
+
+async def call(
+    application: Callable[..., Awaitable[None]],
+    scope: Mapping[str, Any],
+    pieces: Sequence[bytes] = (),
+    leaves_after: int | None = None,
+) -> Answer:
+    messages: list[Mapping[str, Any]] = []
+    arriving = list(pieces if leaves_after is None else pieces[:leaves_after])
+    ended = False
+
+    async def receive() -> Mapping[str, Any]:
+        nonlocal ended
+        if arriving:
+            more = len(arriving) > 1 or leaves_after is not None
+            ended = not more
+            return {"type": "http.request", "body": arriving.pop(0), "more_body": more}
+        if leaves_after is not None or ended:
+            return {"type": "http.disconnect"}
+        ended = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Mapping[str, Any]) -> None:
+        messages.append(message)
+
+    await application(scope, receive, send)
+    if not messages:
+        return Answer(0, {}, b"")
+    start, *bodies = messages
+    headers = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
+    return Answer(start["status"], headers, b"".join(piece["body"] for piece in bodies))
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + b64encode(f"{name}:{password}".encode()).decode()
+
+
+def open_registry(
+    folder: Path, *, anonymous: Sequence[Action] = (), stall_seconds: float = 5
+) -> Registry:
+    """Open the registry in a folder; `close` it before the folder is opened again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    htpasswd = folder / "htpasswd"
+    if not htpasswd.exists():
+        htpasswd.write_bytes(
+            b"".join(
+                b"%b:%b\n" % (name.encode(), bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)))
+                for name, password in (ALICE, BOB)
+            )
+        )
+    store = FileStore(folder)
+    store.prepare()
+    database = Database.open(folder / "catalogue.sqlite3")
+    catalogue = Catalogue(database)
+    uploads = Uploads(store=store, records=catalogue)
+    application = Application(
+        access=Access(
+            accounts=PasswordAccounts(htpasswd), realm="Registry Realm", anonymous=anonymous
+        ),
+        blobs=Blobs(store=store, records=catalogue),
+        uploads=uploads,
+        manifests=Manifests(store=store, records=catalogue),
+        readiness=Readiness(store=store, records=catalogue),
+        authority=AUTHORITY,
+        stall_seconds=stall_seconds,
+    )
+    return Registry(application, uploads, store, database, htpasswd)
