@@ -30,50 +30,57 @@ def describe(settings: Settings, listen: Sequence[Address], authority: Authority
     host = urlsplit(url).netloc
     note = password_note(settings)
     lines = [
-        f"Registry {__version__}  {url}",
+        f"Registry {__version__} at {url}",
         "",
         f"  listens on   {', '.join(listen) or 'nothing'}",
         f"  data         {settings.data}",
-        f"  accounts     {settings.htpasswd}   (registry user list, registry user add NAME)",
+        f"  accounts     {settings.htpasswd}",
     ]
     if note.exists():
-        lines.append(f"  first login  {ADMINISTRATOR}, password in {note}")
+        lines.append(f"  first login  {ADMINISTRATOR}, with the password in {note}")
     if authority is not None:
         lines += [
             f"  authority    {authority.certificate_path}, also at {url}/ca.crt",
             f"               SHA-256 {authority.fingerprint}",
             "",
-            *_trust(url, host, str(authority.certificate_path)),
+            *_trust(url, host),
         ]
     elif settings.tls.mode == "off":
         lines += [
             "",
-            "TLS is off: passwords travel readable unless a proxy in front encrypts. Clients need",
+            "TLS is off: unless a proxy in front encrypts, passwords travel readable. Clients need",
+            "",
             f'  docker       "insecure-registries": ["{host}"] in /etc/docker/daemon.json',
-            f"  podman       podman login --tls-verify=false {host}",
+            "  podman       --tls-verify=false with login, push and pull",
         ]
     lines += [
         "",
-        "Then",
-        f"  docker login {host}",
+        "Then log in and push:",
+        "",
+        f"  docker login {host}          (or podman login, nerdctl login)",
         f"  docker tag IMAGE {host}/IMAGE && docker push {host}/IMAGE",
+        "",
+        "Accounts: registry user add NAME. All of this again: registry info.",
     ]
     return "\n".join(lines)
 
 
-def _trust(url: str, host: str, certificate: str) -> list[str]:
-    folder = f"certs.d/{host}"
+def _trust(url: str, host: str) -> list[str]:
+    def install(client: str) -> str:
+        return f"sudo install -D -m 644 ca.crt /etc/{client}/certs.d/{host}/ca.crt"
+
+    folder = f"/etc/containerd/certs.d/{host}"
     return [
-        "On each client, once (compare the fingerprint, or copy the file by a way you trust):",
-        f"  fetch        curl -fsSk {url}/ca.crt -o ca.crt"
-        " && openssl x509 -in ca.crt -noout -fingerprint -sha256",
-        f"  docker       sudo install -D ca.crt /etc/docker/{folder}/ca.crt",
-        f"  podman       sudo install -D ca.crt /etc/containers/{folder}/ca.crt",
-        f"  containerd   sudo install -D ca.crt /etc/containerd/{folder}/ca.crt && echo"
-        f' \'[host."{url}"]\\n  ca = "/etc/containerd/{folder}/ca.crt"\' |'
-        f" sudo tee /etc/containerd/{folder}/hosts.toml",
-        f"  this machine docker reads the same file: sudo install -D {certificate}"
-        f" /etc/docker/{folder}/ca.crt",
+        "On each client, once, fetch the authority, compare it with the line above, and trust it:",
+        "",
+        f"  curl -fsSk {url}/ca.crt -o ca.crt",
+        "  openssl x509 -in ca.crt -noout -fingerprint -sha256",
+        "",
+        f"  docker       {install('docker')}",
+        f"  podman       {install('containers')}",
+        f"  containerd   {install('containerd')}",
+        f"""               printf '[host."{url}"]\\n  ca = "{folder}/ca.crt"\\n' |""",
+        f"                 sudo tee {folder}/hosts.toml",
     ]
 
 
