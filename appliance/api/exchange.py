@@ -57,9 +57,9 @@ class Exchange:
 
     @property
     def client(self) -> str:
-        """The address the request came from."""
+        """The address the request came from, IPv4 in its own notation on any socket."""
         peer = self._scope.get("client")
-        return peer[0] if peer else ""
+        return peer[0].removeprefix("::ffff:") if peer else ""
 
     @property
     def is_head(self) -> bool:

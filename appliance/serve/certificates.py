@@ -125,7 +125,7 @@ def load(certificate: Path, key: Path) -> Certificate:
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         alternatives = x509.SubjectAlternativeName([])
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise CertificateError(
             f"{certificate} has extensions that cannot be read ({error})", "have it issued again"
         ) from error

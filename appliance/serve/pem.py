@@ -54,7 +54,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     content = _read(path, "certificate")
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         if b"-----BEGIN CERTIFICATE-----" in content:
             raise CertificateError(
                 f"{path} is damaged ({error})", "copy the certificate there again"
