@@ -181,7 +181,7 @@ class Daemon:
                 self._started()
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
-        await self._parts.database.aclose()
+            await self._parts.database.aclose()
 
     def _started(self) -> None:
         listen = [_address(sock) for sock in self._parts.sockets.tls]

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tests.system.daemon import Daemon, account, running
 from tests.system.tools import eventually
 
-PART = b"x" * 1000
+PART = b"x" * (2 << 20)  # enough for its beginning to be seen in the data folder
 
 
 @pytest.fixture
@@ -67,38 +68,33 @@ def test_a_faulty_reload_changes_nothing(daemon: Daemon) -> None:
 
 def names_shown(daemon: Daemon) -> list[str]:
     context = ssl.create_default_context(cafile=str(daemon.ca))
-    host, _, port = daemon.address.rpartition(":")
     with (
-        socket.create_connection((host, int(port)), timeout=10) as sock,
-        context.wrap_socket(sock, server_hostname=host) as tls,
+        socket.create_connection(split(daemon.address), timeout=10) as sock,
+        context.wrap_socket(sock, server_hostname="localhost") as tls,
     ):
-        certificate = tls.getpeercert()
-    assert certificate is not None
-    return [str(name) for kind, name in certificate["subjectAltName"] if kind == "DNS"]
+        shown = tls.getpeercert(binary_form=True)
+    assert shown is not None
+    alternatives = x509.load_der_x509_certificate(shown).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    return alternatives.value.get_values_for_type(x509.DNSName)
 
 
 def test_stopping_lets_a_running_transfer_end(daemon: Daemon) -> None:
-    client = daemon.client()
-    location = client.request("POST", "/v2/some/app/blobs/uploads/").headers["location"]
-    transfer = open_patch(daemon, location)
-    transfer.send(PART)
-    eventually(lambda: any(path.exists() for path in daemon.uploads()), within=10, what="a session")
+    transfer = half_sent(daemon)
     daemon.terminate()
     eventually(lambda: refuses(daemon.address), within=10, what="no more connections")
     transfer.send(PART)
     answer = transfer.getresponse()
     assert answer.status == 202
-    assert answer.headers["range"] == "0-1999"
+    assert answer.headers["range"] == f"0-{2 * len(PART) - 1}"
     answer.close()
     transfer.close()
     assert daemon.wait() == 0
 
 
 def test_a_second_signal_ends_the_waiting(daemon: Daemon) -> None:
-    client = daemon.client()
-    location = client.request("POST", "/v2/some/app/blobs/uploads/").headers["location"]
-    transfer = open_patch(daemon, location)
-    transfer.send(PART)
+    transfer = half_sent(daemon)
     daemon.terminate()
     eventually(lambda: refuses(daemon.address), within=10, what="no more connections")
     daemon.terminate()
@@ -108,32 +104,37 @@ def test_a_second_signal_ends_the_waiting(daemon: Daemon) -> None:
 
 def test_draining_has_an_end(tmp_path: Path) -> None:
     with running(tmp_path, settings={"server": {"drain_seconds": 0}}) as daemon:
-        location = (
-            daemon.client().request("POST", "/v2/some/app/blobs/uploads/").headers["location"]
-        )
-        transfer = open_patch(daemon, location)
-        transfer.send(PART)
+        transfer = half_sent(daemon)
         daemon.terminate()
         assert daemon.wait() == 0
         transfer.close()
 
 
-def open_patch(daemon: Daemon, location: str) -> http.client.HTTPConnection:
-    """Begin to send two parts, of which the caller sends each."""
+def half_sent(daemon: Daemon) -> http.client.HTTPConnection:
+    """Send the first of two parts of an upload, and see it arrive."""
     client = daemon.client()
+    location = client.request("POST", "/v2/some/app/blobs/uploads/").headers["location"]
     connection = client.connection()
     connection.putrequest("PATCH", location)
     for name, value in client.authorization().items():
         connection.putheader(name, value)
     connection.putheader("Content-Length", str(2 * len(PART)))
     connection.endheaders()
+    connection.send(PART)
+    eventually(
+        lambda: any(path.stat().st_size for path in daemon.uploads()), within=10, what="the part"
+    )
     return connection
 
 
-def refuses(address: str) -> bool:
+def split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def refuses(address: str) -> bool:
     try:
-        socket.create_connection((host, int(port)), timeout=1).close()
+        socket.create_connection(split(address), timeout=1).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -155,8 +156,8 @@ def test_a_second_daemon_on_the_same_data_says_who_has_it(daemon: Daemon) -> Non
 def test_plain_listeners_send_on_to_tls(tmp_path: Path) -> None:
     with running(tmp_path, settings={"server": {"plain": ["127.0.0.1:0"]}}) as daemon:
         note = json.loads((daemon.storage / "lock").read_text())
-        host, _, port = note["plain"][0].rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        host, port = split(note["plain"][0])
+        connection = http.client.HTTPConnection(host, port, timeout=10)
         connection.request("GET", "/v2/some/app/tags/list?n=1", headers={"Host": "registry.test"})
         answer = connection.getresponse()
         assert answer.status == 308

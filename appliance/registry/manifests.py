@@ -1,5 +1,6 @@
 """Manifests, tags, and the lists made of them."""
 
+from appliance import work
 from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import DIGEST_INVALID, MANIFEST_UNKNOWN, NAME_UNKNOWN
@@ -39,12 +40,12 @@ class Manifests:
         DIGEST_INVALID when `reference` is another digest than that of the bytes.
         """
         algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
-        digest = Digest.of(content, algorithm)
+        digest = await work.disk(Digest.of, content, algorithm)
         if isinstance(reference, Digest) and reference != digest:
             raise DIGEST_INVALID.error(
                 f"the manifest's digest is {digest}", details=({"digest": str(reference)},)
             )
-        manifest = parse_manifest(content, content_type)
+        manifest = await work.disk(parse_manifest, content, content_type)
         # 1. bytes durable and named  2. manifest, references and tag in one transaction, which
         # checks the references once more; the first look keeps refused manifests off the disk.
         await self._records.check_references(repository, manifest)

@@ -144,7 +144,7 @@ class Connections:
     async def _serve(self, stream: SocketStream, application: Callable[..., Any]) -> None:
         self._streams.add(stream)
         try:
-            await TCPServer(
+            await _Connection(
                 ASGIWrapper(application),
                 self._config,
                 self._context,
@@ -159,6 +159,15 @@ class Connections:
             self._streams.discard(stream)
             with trio.CancelScope(shield=True):  # closing waits for nothing
                 await stream.aclose()
+
+
+class _Connection(TCPServer):
+    """hypercorn's connection, which ends when its peer does."""
+
+    async def _read_data(self) -> None:
+        # Left alone, the watch over idleness would hold a dead connection until its time is up.
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 class _Listener(trio.abc.Listener[SocketStream]):
