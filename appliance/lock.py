@@ -7,6 +7,7 @@ clean up. Its content is for people and for `registry info`.
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -56,7 +57,8 @@ class FolderLock:
 
     def release(self) -> None:
         """Let the folder go."""
-        os.ftruncate(self._descriptor, 0)
+        with suppress(OSError):  # the disk may have become read-only; the note is a courtesy
+            os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 

@@ -91,6 +91,7 @@ class Application:
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
+            exchange.check_framing()
             route, account = await self._admit(exchange)
             await self.handlers[route.resource, route.method](exchange, route, account)
         except RegistryError as error:

@@ -5,7 +5,7 @@ long a body takes in all, it may, as long as it moves.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,7 +13,13 @@ from urllib.parse import parse_qsl
 import msgspec
 import trio
 
-from appliance.oci.errors import BODY_STALLED, REQUEST_INVALID, SIZE_INVALID, ErrorRow
+from appliance.oci.errors import (
+    BODY_STALLED,
+    REQUEST_INVALID,
+    SIZE_INVALID,
+    ErrorRow,
+    RegistryError,
+)
 from appliance.protocol.ranges import Span
 from appliance.registry.ports import Region
 
@@ -26,6 +32,8 @@ Headers = Iterable[tuple[str, str]]
 
 _CHUNK = 256 << 10
 _PARAMETERS_MAX = 32
+_LINGER_SECONDS = 10.0
+_LINGER_MAX = 64 << 20
 _ALWAYS = (
     (b"docker-distribution-api-version", b"registry/2.0"),
     (b"x-content-type-options", b"nosniff"),
@@ -54,6 +62,7 @@ class Exchange:
         """Bytes of the request's body so far."""
         self.sent = 0
         """Bytes of the answer's body so far."""
+        self._more_to_come = True
 
     @property
     def client(self) -> str:
@@ -100,13 +109,20 @@ class Exchange:
             raise SIZE_INVALID.error("Content-Length is not a number")
         return int(text)
 
+    def check_framing(self) -> None:
+        """Refuse a body of two lengths, which two readers could end in two places (RFC 9112 6.3)."""
+        if self.headers(b"content-length") and self.headers(b"transfer-encoding"):
+            raise REQUEST_INVALID.error(
+                "Content-Length and Transfer-Encoding exclude each other",
+                headers=(("Connection", "close"),),
+            )
+
     async def body(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes.
 
         Raises BODY_STALLED when nothing comes for too long, ClientGoneError when nothing will.
         """
-        more = True
-        while more:
+        while self._more_to_come:
             with trio.move_on_after(self._stall_seconds) as deadline:
                 message = await self._receive()
             if deadline.cancelled_caught:
@@ -114,9 +130,10 @@ class Exchange:
                     f"no byte of the body arrived for {self._stall_seconds:g} seconds"
                 )
             if message["type"] == "http.disconnect":
+                self._more_to_come = False
                 raise ClientGoneError
             piece = message.get("body", b"")
-            more = message.get("more_body", False)
+            self._more_to_come = message.get("more_body", False)
             if piece:
                 self.received += len(piece)
                 yield piece
@@ -172,5 +189,24 @@ class Exchange:
         )
 
     async def _send_body(self, piece: bytes, *, more: bool) -> None:
-        await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+        if not more and self._more_to_come:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            await self._linger()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         self.sent += len(piece)
+
+    async def _linger(self) -> None:
+        """Read and drop what the client still sends after its answer, for a while.
+
+        The answer is on its way in full. Were the connection closed upon it, a client in the
+        midst of sending would see a broken connection and never read why.
+        """
+        dropped = 0
+        with trio.move_on_after(_LINGER_SECONDS), suppress(ClientGoneError, RegistryError):
+            async with aclosing(self.body()) as rest:
+                async for piece in rest:
+                    dropped += len(piece)
+                    if dropped > _LINGER_MAX:
+                        break

@@ -43,6 +43,7 @@ class _OpenSession:
         self.turn = trio.Lock()
         self.writing: trio.CancelScope | None = None
         self.requests = 0
+        self.touched = 0.0
 
 
 class Uploads:
@@ -165,16 +166,23 @@ class Uploads:
     async def expire(self, untouched_seconds: float) -> int:
         """End all sessions that nobody has written to for that long; return how many."""
         ended = 0
+        # Records before files: a session begun in between has no record here, so it is left alone.
+        records = await self._records.sessions()
         touched = await self._store.staged()
-        for record in await self._records.sessions():
+        for record in records:
             session = self._open.get(record.id)
-            if session is not None and session.turn.locked():
+            if session is None and record.id in touched:
+                session = await self._take_up(record)
+            last = max(touched.get(record.id, 0.0), session.touched if session else 0.0)
+            if time.time() - last < untouched_seconds:
                 continue
-            if time.time() - touched.get(record.id, 0.0) < untouched_seconds:
+            if session is None:
+                await self._records.remove_session(record.id)
+            elif session.turn.locked():
                 continue
-            await self._records.remove_session(record.id)
-            await self._store.discard(record.id)
-            self._open.pop(record.id, None)
+            else:
+                async with session.turn:
+                    await self._end(session)
             ended += 1
         return ended
 
@@ -251,6 +259,7 @@ class Uploads:
                     yield
                 finally:
                     session.writing = None
+                    session.touched = time.time()
         if scope.cancelled_caught:
             raise SESSION_TAKEN_OVER.error()
 

@@ -16,6 +16,7 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from OpenSSL import SSL
@@ -162,11 +163,20 @@ class Connections:
 
 
 class _Connection(TCPServer):
-    """hypercorn's connection, which ends when its peer does."""
+    """hypercorn's connection, which ends when its peer does.
+
+    Left alone, the watch over idleness would hold a dead connection until its time is up.
+    """
+
+    _peer_left = False
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self._peer_left and isinstance(event, Updated)):
+            await super().protocol_send(event)
 
     async def _read_data(self) -> None:
-        # Left alone, the watch over idleness would hold a dead connection until its time is up.
         await super()._read_data()
+        self._peer_left = True
         await self.idle_task.stop()
 
 

@@ -1,0 +1,38 @@
+"""One registry for all tests that do not disturb each other, and its log when one of them fails."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system import daemon
+from tests.system.daemon import Daemon
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A registry with a certificate of its own and a password, shared by the session."""
+    with daemon.running(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def certificates(registry: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the authority's certificate, as podman and skopeo take it."""
+    folder = tmp_path_factory.mktemp("certificates")
+    (folder / "ca.crt").write_bytes(registry.ca.read_bytes())
+    return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the daemons said beside the failure."""
+    del item, call
+    report = yield
+    if report.failed:
+        for running in daemon.alive:
+            lines = running.log().splitlines()[-80:]
+            report.sections.append((f"log of {running.address}", "\n".join(lines)))
+    return report
