@@ -62,7 +62,10 @@ class Exchange:
         """Bytes of the request's body so far."""
         self.sent = 0
         """Bytes of the answer's body so far."""
-        self._more_to_come = True
+        # Before HTTP/2 a body is announced (RFC 9112 6.3), so most requests need no look for one.
+        self._more_to_come = scope["http_version"] not in {"1.0", "1.1"} or bool(
+            self.headers(b"transfer-encoding") or self.content_length
+        )
 
     @property
     def client(self) -> str:

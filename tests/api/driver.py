@@ -64,7 +64,6 @@ class Registry:
         *,
         login: tuple[str, str] | None = ALICE,
         leaves_after: int | None = None,
-        declare_length: bool = True,
     ) -> Answer:
         """Send a request; `leaves_after` pieces of the body the client is gone."""
         pieces = [body] if isinstance(body, bytes) else list(body)
@@ -72,12 +71,15 @@ class Registry:
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         if login is not None:
             sent.setdefault("authorization", basic(*login))
-        if declare_length and isinstance(body, bytes) and body:
+        if isinstance(body, bytes) and body:
             sent.setdefault("content-length", str(len(body)))
+        elif body:
+            sent.setdefault("transfer-encoding", "chunked")
         return await call(
             self.application,
             {
                 "type": "http",
+                "http_version": "1.1",
                 "method": method,
                 "raw_path": raw_path.encode(),
                 "query_string": query.encode(),
