@@ -45,7 +45,14 @@ from appliance.storage.files import FileStore
 
 _CERTIFICATES_EVERY = 60.0
 _EXPIRE_AT_MOST_EVERY = 600.0
-_NEEDS_RESTART = ("server.listen", "server.plain", "tls.mode", "storage.path", "log.format")
+_NEEDS_RESTART = (
+    "server.listen",
+    "server.plain",
+    "tls.mode",
+    "storage.path",
+    "log.format",
+    "log.level",
+)
 
 _log = structlog.get_logger()
 

@@ -68,18 +68,17 @@ def examine(settings: Settings, source: Path) -> Findings:
 def open_sockets(settings: Settings, source: Path, held: tuple[str, ...] = ()) -> Sockets:
     """Bind every address of the settings, leaving out those that are `held` on purpose."""
     sockets = Sockets()
-    listen = settings.server.listen
     for key, addresses, opened in (
-        ("server.listen", listen, sockets.tls),
+        ("server.listen", settings.server.listen, sockets.tls),
         ("server.plain", settings.server.plain, sockets.plain),
     ):
         for address in addresses:
-            if address in held:
+            if address in held or (held and addresses is DEFAULT_LISTEN):
                 continue
             try:
                 opened.extend(bind(address.host, address.port))
             except OSError as error:
-                if listen is DEFAULT_LISTEN and error.errno == errno.EACCES and not held:
+                if addresses is DEFAULT_LISTEN and error.errno == errno.EACCES:
                     _fall_back(address, source, sockets)
                 else:
                     sockets.faults.append(_bind_fault(source, key, address, error))

@@ -172,6 +172,12 @@ def test_plain_listeners_send_on_to_tls(tmp_path: Path) -> None:
         connection.close()
 
 
+def test_check_does_not_mind_the_running_daemon(daemon: Daemon) -> None:
+    checked = daemon.command("check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert f"running (process {daemon.pid})" in checked.stdout
+
+
 def test_info_tells_where_it_listens(daemon: Daemon) -> None:
     told = daemon.command("info")
     assert told.returncode == 0
