@@ -180,7 +180,8 @@ def test_every_address_means_both_families() -> None:
 async def test_what_is_unexpected_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as server:
         monkeypatch.setattr(
-            "appliance.serve.listeners._Connection", lambda *_: (_ for _ in ()).throw(KeyError("bug"))
+            "appliance.serve.listeners._Connection",
+            lambda *_: (_ for _ in ()).throw(KeyError("bug")),
         )
         with structlog.testing.capture_logs() as lines, trio.move_on_after(5):
             await server.ask(REQUEST)
