@@ -30,6 +30,7 @@ from appliance.catalogue.database import Database
 from appliance.catalogue.records import Catalogue
 from appliance.catalogue.schema import SchemaTooNewError
 from appliance.lock import FolderLock, HeldError, Note
+from appliance.oci.errors import RegistryError
 from appliance.preflight import Sockets
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
@@ -116,7 +117,7 @@ class _Parts:
             self.tls = _tls_context(settings, self.certificates)
             self.database = Database.open(settings.data / "catalogue.sqlite3")
         except (CertificateError, AccountError, OSError) as error:
-            raise SettingsError([f"{source}: {error}"]) from error
+            raise SettingsError([f"{source}: {error}."]) from error
         except SchemaTooNewError:
             raise SettingsError(
                 [
@@ -265,9 +266,13 @@ class Daemon:
     async def _expire_uploads(self) -> None:
         while True:
             expiry = self._settings.gc.uploads
-            ended = await self._uploads.expire(expiry)
-            if ended:
-                _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
+            try:
+                ended = await self._uploads.expire(expiry)
+            except RegistryError as error:
+                _log.error("upload sessions not looked through", reason=error.message)
+            else:
+                if ended:
+                    _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
             await trio.sleep(min(max(expiry / 2, 0.1), _EXPIRE_AT_MOST_EVERY))
 
     async def _follow_certificates(self) -> None:

@@ -17,7 +17,12 @@ def configure(
     """Set up logging for the process; `auto` means text on a terminal and JSON otherwise."""
     as_text = form == "text" or (form == "auto" and stream.isatty())
     render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # A traceback of the richer kind would show local variables, and passwords among them.
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if as_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -68,6 +68,7 @@ def examine(settings: Settings, source: Path) -> Findings:
 def open_sockets(settings: Settings, source: Path, held: tuple[str, ...] = ()) -> Sockets:
     """Bind every address of the settings, leaving out those that are `held` on purpose."""
     sockets = Sockets()
+    ports = {Address.parse(text).port for text in held}
     for key, addresses, opened in (
         ("server.listen", settings.server.listen, sockets.tls),
         ("server.plain", settings.server.plain, sockets.plain),
@@ -78,6 +79,8 @@ def open_sockets(settings: Settings, source: Path, held: tuple[str, ...] = ()) -
             try:
                 opened.extend(bind(address.host, address.port))
             except OSError as error:
+                if error.errno == errno.EADDRINUSE and address.port in ports:
+                    continue  # the running registry has it, by another name
                 if addresses is DEFAULT_LISTEN and error.errno == errno.EACCES:
                     _fall_back(address, source, sockets)
                 else:
@@ -117,7 +120,7 @@ def _bind_fault(source: Path, key: str, address: Address, error: OSError) -> str
 
 def _examine_data(settings: Settings, source: Path, findings: Findings) -> None:
     data = settings.data
-    standing = next(folder for folder in (data, *data.parents) if folder.exists())
+    standing = next(folder for folder in (data, *data.parents) if _exists(folder))
     place = f"{source}: storage.path: {data}"
     if not standing.is_dir():
         findings.faults.append(f"{place}: {standing} is not a folder; choose another path.")
@@ -131,15 +134,23 @@ def _examine_data(settings: Settings, source: Path, findings: Findings) -> None:
 def _reason(folder: Path) -> str:
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         return f"{folder} is on a read-only file system; mount it writable, or choose another path"
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = f"user {os.geteuid()}"
     return f"{folder} does not let {user} write; chown it to {user}, or choose another path"
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether a path is there; one in a closed folder is not, for this user."""
+    return os.access(path, os.F_OK)
 
 
 def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> None:
     file = settings.htpasswd
     place = f"{source}: auth.htpasswd: {file}"
-    if not file.exists():
-        folder = next(folder for folder in file.parents if folder.exists())
+    if not _exists(file):
+        folder = next(folder for folder in file.parents if _exists(folder))
         if file.parent not in (settings.data, folder):
             findings.faults.append(f"{place}: there is no folder {file.parent}; make it.")
         elif not os.access(folder, os.W_OK | os.X_OK):
@@ -165,10 +176,10 @@ def _examine_certificates(settings: Settings, source: Path, findings: Findings) 
         found: list[Certificate] = []
         if settings.tls.mode == "files":
             found = certificates(settings, None)
-        elif settings.tls.mode == "auto" and (folder / "ca.crt").exists():
+        elif settings.tls.mode == "auto" and _exists(folder / "ca.crt"):
             found = [load(folder / "ca.crt", folder / "ca.key")]
     except CertificateError as error:
-        findings.faults.append(f"{source}: tls: {error}")
+        findings.faults.append(f"{source}: tls: {error}.")
         return
     now = datetime.now(UTC)
     if settings.tls.mode == "files":

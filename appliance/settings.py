@@ -7,6 +7,7 @@ silently does nothing is worse than a daemon that does not start.
 """
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -20,8 +21,10 @@ from msgspec import Meta, Struct
 
 DEFAULT_FILE = Path("/etc/registry.toml")
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[^:\[\]\s/]*)):(?P<port>\d{1,5})")
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(ms|s|m|h|d|w)")
+_ADDRESS = re.compile(
+    r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[^:\[\]\s/]*)):(?P<port>\d{1,5})", re.ASCII
+)
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(ms|s|m|h|d|w)", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -47,6 +50,8 @@ class Address(str):
         parts = _ADDRESS.fullmatch(text)
         if parts is None or int(parts["port"]) > 65535:
             raise ValueError(text)
+        if parts["six"]:
+            ipaddress.IPv6Address(parts["six"])
         return cls.of(parts["six"] or parts["four"] or "::", int(parts["port"]))
 
     @classmethod
@@ -66,7 +71,7 @@ class Duration(float):
     def parse(cls, text: str) -> Self:
         """Read a duration; raises ValueError."""
         parts = _DURATION.fullmatch(text)
-        if parts is None:
+        if parts is None or not float(parts[1]):
             raise ValueError(text)
         return cls(float(parts[1]) * _UNITS[parts[2]])
 
@@ -81,7 +86,7 @@ _Span = Annotated[Duration, Meta(description='a duration with its unit, as in "9
 _Url = Annotated[
     str,
     Meta(
-        pattern=r"^(https?://[^/\s?#]+)?$",
+        pattern=r"\A(https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?)?\Z",
         description='an address without a path, as in "https://registry.example.com"',
     ),
 ]
@@ -139,7 +144,7 @@ class Auth(Struct, frozen=True, kw_only=True):
     htpasswd: _Text = ""
     realm: Annotated[
         str,
-        Meta(pattern=r"^[\x20-\x7e]*$", description="text of printable ASCII characters"),
+        Meta(pattern=r"\A[\x20-\x7e]*\Z", description="text of printable ASCII characters"),
     ] = "Registry Realm"
     anonymous: Annotated[
         tuple[Literal["pull"], ...],
@@ -205,7 +210,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.auth.htpasswd:
             return Path(self.auth.htpasswd)
         system, own = Path("/etc/registry.htpasswd"), self.data / "htpasswd"
-        if system.exists() or (not own.exists() and os.access(system.parent, os.W_OK)):
+        is_there = os.access(own, os.F_OK)  # unlike exists(), it takes a closed folder for a no
+        if system.exists() or (not is_there and os.access(system.parent, os.W_OK)):
             return system
         return own
 

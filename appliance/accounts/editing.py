@@ -19,13 +19,19 @@ def check_name(name: str) -> None:
     """Refuse names that a password file or a Basic header cannot carry."""
     if not name or ":" in name or name.startswith("#") or name != name.strip():
         raise AccountError(f"{name!r} cannot be an account: no colon, leading # or outer spaces")
-    if len(name) > 255 or not name.isprintable():
+    if len(name) > 255 or not name.isprintable():  # a stray byte of the command line is neither
         raise AccountError(f"{name!r} cannot be an account: at most 255 printable characters")
 
 
 def accounts(path: Path) -> PasswordFile:
     """Read a password file; one that does not exist has no accounts. Raises AccountError."""
     return PasswordFile.parse(_read(path))
+
+
+def require(path: Path, name: str) -> None:
+    """Raise AccountError if there is no such account."""
+    check_name(name)
+    _require(path, _read(path).splitlines(), name)
 
 
 def add(path: Path, name: str, hashed: bytes) -> None:
@@ -42,18 +48,21 @@ def add(path: Path, name: str, hashed: bytes) -> None:
 
 def set_password(path: Path, name: str, hashed: bytes) -> None:
     """Give an account another password; raises AccountError if there is no such account."""
+    check_name(name)
     with _locked(path):
         lines = _read(path).splitlines()
-        lines[_require(path, lines, name)] = _entry(name, hashed)
-        _write(path, lines)
+        first = _require(path, lines, name)
+        kept = _without(lines[first + 1 :], name)
+        _write(path, [*lines[:first], _entry(name, hashed), *kept])
 
 
 def remove(path: Path, name: str) -> None:
     """Remove an account; raises AccountError if there is no such account."""
+    check_name(name)
     with _locked(path):
         lines = _read(path).splitlines()
-        del lines[_require(path, lines, name)]
-        _write(path, lines)
+        _require(path, lines, name)
+        _write(path, _without(lines, name))
 
 
 def _entry(name: str, hashed: bytes) -> bytes:
@@ -62,9 +71,17 @@ def _entry(name: str, hashed: bytes) -> bytes:
 
 def _find(lines: list[bytes], name: str) -> int | None:
     for number, line in enumerate(lines):
-        if line.strip().partition(b":")[0] == name.encode():
+        if _is_of(line, name):
             return number
     return None
+
+
+def _without(lines: list[bytes], name: str) -> list[bytes]:
+    return [line for line in lines if not _is_of(line, name)]
+
+
+def _is_of(line: bytes, name: str) -> bool:
+    return line.strip().partition(b":")[0] == name.encode()
 
 
 def _require(path: Path, lines: list[bytes], name: str) -> int:

@@ -34,7 +34,8 @@ COST = 12
 
 _REMEMBER_SECONDS = 300.0
 _REMEMBERED_MAX = 10_000
-_HASH = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+# Cost, salt of 16 bytes (its last character carries two bits only), hash.
+_HASH = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _NAME_MAX = 255
 
 _log = structlog.get_logger()

@@ -64,7 +64,7 @@ class Exchange:
         """Bytes of the answer's body so far."""
         # Before HTTP/2 a body is announced (RFC 9112 6.3), so most requests need no look for one.
         self._more_to_come = scope["http_version"] not in {"1.0", "1.1"} or bool(
-            self.headers(b"transfer-encoding") or self.content_length
+            self.headers(b"transfer-encoding") or self.header(b"content-length") not in {None, "0"}
         )
 
     @property
@@ -108,8 +108,8 @@ class Exchange:
         text = self.header(b"content-length")
         if text is None:
             return None
-        if not (text.isascii() and text.isdigit()):
-            raise SIZE_INVALID.error("Content-Length is not a number")
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise SIZE_INVALID.error("Content-Length is not a number of bytes")
         return int(text)
 
     def check_framing(self) -> None:

@@ -30,7 +30,9 @@ _BUSY_SECONDS = 10.0
 def _translated() -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # ours to mend
+    except sqlite3.DatabaseError as error:
         full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
         raise (STORE_FULL if full else STORE_UNAVAILABLE).error() from error
 
@@ -111,6 +113,8 @@ class Database:
 
         What `writing` raises is raised here, and none of its changes are kept.
         """
+        if not self._thread.is_alive():
+            raise STORE_UNAVAILABLE.error("the catalogue is closed")
         job = _Job(writing)
         self._queue.put(job)
         with _translated():

@@ -47,6 +47,7 @@ def add(name: str, from_stdin: bool, generate: bool, file: Path | None) -> None:
 def passwd(name: str, from_stdin: bool, generate: bool, file: Path | None) -> None:
     """Give the account NAME another password; the old one ends at once."""
     path = read(file).htpasswd
+    editing.require(path, name)
     editing.set_password(path, name, _hashed(from_stdin=from_stdin, generate=generate))
     click.echo(f"{name} has a new password.", err=generate)
 
@@ -78,13 +79,13 @@ def _hashed(*, from_stdin: bool, generate: bool) -> bytes:
     if from_stdin and generate:
         raise AccountError("--password-stdin and --generate exclude each other")
     if generate:
-        password = secrets.token_urlsafe(18)
+        password = secrets.token_urlsafe(18).encode()
         click.echo(password)
     elif from_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = sys.stdin.buffer.readline().rstrip(b"\r\n")
     else:
-        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True).encode()
     try:
-        return hash_password(password.encode())
+        return hash_password(password)
     except ValueError as error:
         raise AccountError(f"the password cannot be used: {error}") from None

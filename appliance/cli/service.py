@@ -56,7 +56,7 @@ def info(file: Path | None) -> None:
         if settings.tls.mode == "auto" and (settings.data / "tls" / "ca.crt").exists():
             authority = Authority.open(settings.data / "tls", now=datetime.now(UTC))
     except (CertificateError, OSError) as error:
-        raise SettingsError([f"{settings.data}: {error}"]) from error
+        raise SettingsError([f"{settings.data}: {error}."]) from error
     listen: list[Address] = list(settings.server.listen)
     if running is not None and (running.listen or running.plain):
         listen = [Address.parse(text) for text in (running.listen or running.plain)]

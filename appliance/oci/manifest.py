@@ -5,6 +5,7 @@ be the Content-Type it was pushed with, and one document cannot be an image and 
 otherwise two clients could read two different images from the same bytes (CVE-2021-41190).
 """
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -31,13 +32,16 @@ class _Document(msgspec.Struct, rename="camel"):
     media_type: str | None = None
     artifact_type: str | None = None
     config: RawDescriptor | None = None
-    layers: list[RawDescriptor] | msgspec.UnsetType = msgspec.UNSET
-    manifests: list[RawDescriptor] | msgspec.UnsetType = msgspec.UNSET
-    blobs: list[RawDescriptor] | msgspec.UnsetType = msgspec.UNSET
+    # null is what Go programs write for a list without entries
+    layers: list[RawDescriptor] | None | msgspec.UnsetType = msgspec.UNSET
+    manifests: list[RawDescriptor] | None | msgspec.UnsetType = msgspec.UNSET
+    blobs: list[RawDescriptor] | None = None
     subject: RawDescriptor | None = None
     annotations: dict[str, str] | None = None
 
 
+_MEDIA_TYPE = re.compile(r"[!#$&^_.+A-Za-z0-9-]{1,127}/[!#$&^_.+A-Za-z0-9-]{1,127}", re.ASCII)
+_SCHEMA_1 = "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
 _DECODER = msgspec.json.Decoder(_Document)
 
 
@@ -86,11 +90,11 @@ def parse_manifest(content: bytes, content_type: str | None) -> Manifest:
     Raises MANIFEST_INVALID with the reason; digests inside are checked for form (DIGEST_INVALID).
     """
     if content_type in DOCKER_SCHEMA1:
-        raise MANIFEST_INVALID.error(
-            "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
-        )
+        raise MANIFEST_INVALID.error(_SCHEMA_1)
     document = _decode(content)
     media_type = _media_type(document, content_type)
+    if _MEDIA_TYPE.fullmatch(media_type) is None:  # it will be a header of every answer
+        raise MANIFEST_INVALID.error(f"{media_type[:100]!r} is no media type")
     if media_type in INDEXES:
         return _index(document, media_type)
     return _image(document, media_type)
@@ -109,10 +113,8 @@ def _decode(content: bytes) -> _Document:
 
 
 def _media_type(document: _Document, content_type: str | None) -> str:
-    if document.schema_version == 1:
-        raise MANIFEST_INVALID.error(
-            "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
-        )
+    if document.schema_version == 1 or document.media_type in DOCKER_SCHEMA1:
+        raise MANIFEST_INVALID.error(_SCHEMA_1)
     stated = document.media_type
     if stated and content_type and stated != content_type:
         raise MANIFEST_INVALID.error(
@@ -128,14 +130,14 @@ def _media_type(document: _Document, content_type: str | None) -> str:
 
 
 def _index(document: _Document, media_type: str) -> Manifest:
-    if document.layers is not msgspec.UNSET or document.config is not None:
+    if isinstance(document.layers, list) or document.config is not None:
         raise MANIFEST_INVALID.error(f"an index ({media_type}) cannot have layers or a config")
     if document.manifests is msgspec.UNSET:
         raise MANIFEST_INVALID.error(f"an index ({media_type}) needs a list of manifests")
     return Manifest(
         media_type=media_type,
         blobs=(),
-        manifests=tuple(map(_read, document.manifests)),
+        manifests=tuple(map(_read, document.manifests or ())),
         subject=_subject(document),
         artifact_type=document.artifact_type,
         annotations=document.annotations,
@@ -143,10 +145,10 @@ def _index(document: _Document, media_type: str) -> Manifest:
 
 
 def _image(document: _Document, media_type: str) -> Manifest:
-    if document.manifests is not msgspec.UNSET:
+    if isinstance(document.manifests, list):
         raise MANIFEST_INVALID.error(f"a manifest of type {media_type} cannot list manifests")
-    layers = [] if document.layers is msgspec.UNSET else document.layers
-    blobs = [] if document.blobs is msgspec.UNSET else document.blobs
+    layers = document.layers if isinstance(document.layers, list) else []
+    blobs = document.blobs or []
     if media_type in IMAGES and (document.config is None or document.layers is msgspec.UNSET):
         raise MANIFEST_INVALID.error(f"an image manifest ({media_type}) needs config and layers")
     held = [layer for layer in (*layers, *blobs) if not _foreign(layer)]

@@ -113,7 +113,9 @@ def resolve(method: str, raw_path: bytes) -> Route:
         raise METHOD_UNSUPPORTED.error(
             f"{method[:20]} is not supported here; use {allowed}", headers=(("Allow", allowed),)
         )
-    return Route(resource, meant, methods[meant], parse_name(name) if name else "", tail)
+    if name is not None:
+        parse_name(name)
+    return Route(resource, meant, methods[meant], name or "", tail)
 
 
 def _segments(raw_path: bytes) -> tuple[str, ...]:
@@ -130,10 +132,10 @@ def _segments(raw_path: bytes) -> tuple[str, ...]:
     return segments
 
 
-def _locate(segments: tuple[str, ...]) -> tuple[Resource, str, str]:
+def _locate(segments: tuple[str, ...]) -> tuple[Resource, str | None, str]:
     fixed = _FIXED.get(segments)
     if fixed is not None:
-        return fixed, "", ""
+        return fixed, None, ""
     if segments[0] == "v2":
         match segments[1:]:
             case (*name, "tags", "list") if name:

@@ -11,7 +11,7 @@ connection's deadline. The older request ends with SESSION_TAKEN_OVER; what it b
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from uuid import uuid4
 
 import structlog
@@ -117,17 +117,17 @@ class Uploads:
         session = await self._find(repository, account, session_id)
         async with self._writing(session):
             await self._append(session, body, content_range, content_length)
+            size = session.staged.size
             computed = await session.staged.digest(digest.algorithm)
             if computed != digest:
                 await self._end(session)
                 raise DIGEST_INVALID.error(
-                    f"the {session.staged.size} bytes received have digest {computed}",
+                    f"the {size} bytes received have digest {computed}",
                     details=({"digest": str(digest)},),
                 )
             # 1. bytes durable  2. name visible  3. name durable  4. blob and link in one
             # transaction, with the session gone. A crash before 4 leaves a file that no
             # repository links; the session is over, as its bytes have left it.
-            size = session.staged.size
             await session.staged.publish(digest)
             self._open.pop(session_id, None)
             await self._records.commit_session(session.record, digest, size)
@@ -151,10 +151,10 @@ class Uploads:
                 repository, account, session_id, digest, body, content_length=content_length
             )
         except BaseException:
-            session = self._open.get(session_id)
-            if session is not None:
-                with trio.CancelScope(shield=True):  # a row and a file, both at hand
-                    await self._end(session)
+            with trio.CancelScope(shield=True), suppress(RegistryError):  # at hand, both of them
+                self._open.pop(session_id, None)
+                await self._records.remove_session(session_id)
+                await self._store.discard(session_id)
             raise
 
     async def cancel(self, repository: str, account: str, session_id: str) -> None:
@@ -172,7 +172,10 @@ class Uploads:
         for record in records:
             session = self._open.get(record.id)
             if session is None and record.id in touched:
-                session = await self._take_up(record)
+                try:
+                    session = await self._take_up(record)
+                except RegistryError:
+                    continue  # it ended in the meantime
             last = max(touched.get(record.id, 0.0), session.touched if session else 0.0)
             if time.time() - last < untouched_seconds:
                 continue
@@ -264,9 +267,10 @@ class Uploads:
             raise SESSION_TAKEN_OVER.error()
 
     async def _end(self, session: _OpenSession) -> None:
-        await self._records.remove_session(session.record.id)
-        self._open.pop(session.record.id, None)
-        await session.staged.discard()
+        with trio.CancelScope(shield=True):  # a row and a file, both at hand
+            await self._records.remove_session(session.record.id)
+            self._open.pop(session.record.id, None)
+            await session.staged.discard()
 
 
 async def _receive(staged: Staged, chunk: Chunk, body: AsyncGenerator[bytes, None]) -> None:

@@ -34,8 +34,10 @@ _log = structlog.get_logger()
 
 def bind(host: str, port: int) -> list[socket.socket]:
     """Open the sockets for an address, `::` meaning every address; raises OSError."""
-    flags = socket.AI_PASSIVE
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "it is no host name") from None
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, address in found:

@@ -146,6 +146,8 @@ class StagedFile:
         self.size = end
 
     def _catch_up(self) -> None:
+        if self._hashed >= self.size:
+            return  # somebody else who waited has done it
         with self._path.open("rb") as file:
             file.seek(self._hashed)
             content = file.read(min(_CATCH_UP_STEP, self.size - self._hashed))
@@ -157,16 +159,21 @@ class StagedFile:
     def _publish(self, target: Path) -> None:
         # 1. bytes durable  2. name visible  3. name durable; the caller then records it.
         # A crash between any two leaves a staged file or an unrecorded blob, never a torn one.
-        descriptor = os.open(self._path, os.O_RDONLY)
         try:
-            os.fchmod(descriptor, 0o444)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if not target.parent.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            sync_folder(target.parent.parent)
-        self._path.rename(target)
+            descriptor = os.open(self._path, os.O_RDONLY)
+            try:
+                os.fchmod(descriptor, 0o444)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                sync_folder(target.parent.parent)
+            self._path.rename(target)
+        except OSError:
+            with suppress(OSError):
+                self._path.chmod(0o600)  # the session goes on
+            raise
         sync_folder(target.parent)
 
 
@@ -190,6 +197,7 @@ class FileStore:
 
     async def stage(self, session_id: str, algorithm: str) -> StagedFile:
         """Begin a blob: an empty staged file of that name."""
+        new_hasher(algorithm)
         path = self._uploads / session_id
         with _translated(STORE_UNAVAILABLE):
             await work.disk(_create, path)

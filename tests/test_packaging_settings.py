@@ -1,0 +1,81 @@
+"""The settings file that is shipped: it is valid, and tells the truth about every default."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from appliance.settings import Pair, Settings, load
+
+SHIPPED = Path(__file__).parent.parent / "packaging" / "registry.toml"
+EXAMPLE = re.compile(r"^#\[\[tls\.additional\]\]\n(?:#\w+ = .*\n)+", re.MULTILINE)
+OUT_OF_COMMENT = re.compile(r"^#(?=\w+ = |\[)", re.MULTILINE)
+
+DEFAULTS_OF_THE_SYSTEM = {
+    "storage": {"path": "/var/lib/registry"},
+    "auth": {"htpasswd": "/etc/registry.htpasswd"},
+}
+"""Keys whose default depends on the user; shown is that of the service."""
+
+
+def uncommented(text: str) -> str:
+    return OUT_OF_COMMENT.sub("", text)
+
+
+def test_as_it_stands_it_sets_nothing() -> None:
+    assert load(SHIPPED, {}) == Settings()
+    assert tomllib.loads(SHIPPED.read_text()) == {name: {} for name in get_type_hints(Settings)}
+
+
+def test_it_names_every_key_of_every_table_once() -> None:
+    shown = tomllib.loads(uncommented(SHIPPED.read_text()))
+    assert {table: list(keys) for table, keys in shown.items()} == {
+        table: [
+            *(key for key in get_type_hints(kind) if key != "additional"),
+            *(key for key in get_type_hints(kind) if key == "additional"),
+        ]
+        for table, kind in get_type_hints(Settings).items()
+    }
+
+
+def test_every_value_it_shows_is_the_default(tmp_path: Path) -> None:
+    text = uncommented(EXAMPLE.sub("", SHIPPED.read_text()))
+    for table, keys in DEFAULTS_OF_THE_SYSTEM.items():
+        for key, value in keys.items():
+            line = f'\n{key} = "{value}"\n'
+            assert text.count(line) == 1, f"{table}.{key}"
+            text = text.replace(line, "\n")
+    file = tmp_path / "registry.toml"
+    file.write_text(text)
+    assert load(file, {}) == Settings()
+
+
+def test_the_defaults_it_shows_for_the_system_are_those_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.access", lambda *_: True)
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    settings = load(SHIPPED, {})
+    assert str(settings.data) == DEFAULTS_OF_THE_SYSTEM["storage"]["path"]
+    assert str(settings.htpasswd) == DEFAULTS_OF_THE_SYSTEM["auth"]["htpasswd"]
+
+
+def test_its_example_of_further_certificates_works(tmp_path: Path) -> None:
+    (example,) = EXAMPLE.findall(SHIPPED.read_text())
+    first = '[tls]\nmode = "files"\ncertificate = "/c"\nkey = "/k"\n'
+    file = tmp_path / "registry.toml"
+    file.write_text(first + uncommented(example))
+    (pair,) = load(file, {}).tls.additional
+    assert pair == Pair(
+        certificate="/etc/ssl/registry-two.crt", key="/etc/ssl/private/registry-two.key"
+    )
+
+
+def test_every_key_is_explained() -> None:
+    paragraphs = SHIPPED.read_text().split("\n\n")
+    for paragraph in paragraphs:
+        if re.search(r"^#\w+ = ", paragraph, re.MULTILINE):
+            assert paragraph.startswith("# "), paragraph
