@@ -9,10 +9,12 @@ swapped in between two requests.
 """
 
 import os
+import resource
 import signal
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -45,11 +47,12 @@ from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, l
 from appliance.storage.files import FileStore
 
 _CERTIFICATES_EVERY = 60.0
+_DESCRIPTORS = 65536
+_ABORT_SECONDS = 5.0
 _EXPIRE_AT_MOST_EVERY = 600.0
 _NEEDS_RESTART = (
     "server.listen",
     "server.plain",
-    "tls.mode",
     "storage.path",
     "log.format",
     "log.level",
@@ -72,6 +75,9 @@ def run(file: Path | None, environment: Mapping[str, str], announce: Callable[[s
         raise SettingsError(findings.faults)
     for warning in findings.warnings:
         _log.warning("settings", warning=warning)
+    os.umask(0o077)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
     parts = _Parts(settings, file or DEFAULT_FILE)
     try:
         trio.run(Daemon(parts, lambda: load(file, environment), announce).run)
@@ -195,9 +201,10 @@ class Daemon:
         listen = [_address(sock) for sock in self._parts.sockets.tls]
         plain = [_address(sock) for sock in self._parts.sockets.plain]
         self._parts.lock.write(Note(os.getpid(), [*map(str, listen)], [*map(str, plain)]))
-        self._announce(describe(self._settings, listen or plain, self._parts.authority))
-        if self._parts.sockets.remark:
-            self._announce(self._parts.sockets.remark)
+        with suppress(OSError):  # whoever started this may have stopped listening
+            self._announce(describe(self._settings, listen or plain, self._parts.authority))
+            if self._parts.sockets.remark:
+                self._announce(self._parts.sockets.remark)
         _log.info("serving", listen=listen, plain=plain, data=str(self._settings.data))
         notify.ready(f"serving on {', '.join((*listen, *plain))}")
 
@@ -228,7 +235,8 @@ class Daemon:
                 await self._served.wait()
                 nursery.cancel_scope.cancel()
         cut = self._connections.abort()
-        await self._served.wait()
+        with trio.move_on_after(_ABORT_SECONDS):
+            await self._served.wait()
         _log.info("stopped", cut_connections=cut)
 
     async def _hurry(self, signals: AsyncIterator[int], draining: trio.CancelScope) -> None:
@@ -268,11 +276,12 @@ class Daemon:
             expiry = self._settings.gc.uploads
             try:
                 ended = await self._uploads.expire(expiry)
-            except RegistryError as error:
-                _log.error("upload sessions not looked through", reason=error.message)
-            else:
                 if ended:
                     _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
+            except RegistryError as error:
+                _log.error("upload sessions not looked through", reason=error.message)
+            except Exception:  # noqa: BLE001  a chore must not end the daemon
+                _log.exception("upload sessions not looked through")
             await trio.sleep(min(max(expiry / 2, 0.1), _EXPIRE_AT_MOST_EVERY))
 
     async def _follow_certificates(self) -> None:
@@ -288,6 +297,8 @@ class Daemon:
                     _log.info("certificate changed", fingerprint=found[0].fingerprint)
             except CertificateError as error:
                 _log.error("certificate not changed", reason=str(error))
+            except Exception:  # noqa: BLE001  a chore must not end the daemon
+                _log.exception("certificate not changed")
 
     def _assemble(self, settings: Settings) -> Application:
         access = Access(
@@ -319,8 +330,14 @@ def _address(sock: socket.socket) -> Address:
 
 
 def _without_restart(now: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
-    """Take from the wanted settings what can change while serving; name the rest."""
+    """Take from the wanted settings what can change while serving; name the rest.
+
+    Raises SettingsError where taking them over would lock everybody out.
+    """
     fixed = []
+    if now.tls.mode != wanted.tls.mode:  # the files of a mode belong to it
+        fixed.append("tls.mode")
+        wanted = structs.replace(wanted, tls=now.tls)
     for path in _NEEDS_RESTART:
         table, key = path.split(".")
         before = getattr(now, table)
@@ -329,4 +346,8 @@ def _without_restart(now: Settings, wanted: Settings) -> tuple[Settings, list[st
             fixed.append(path)
             kept = structs.replace(after, **{key: getattr(before, key)})
             wanted = structs.replace(wanted, **{table: kept})
+    if not os.access(wanted.htpasswd, os.R_OK):
+        raise SettingsError(
+            [f"auth.htpasswd: {wanted.htpasswd} cannot be read; nobody could log in with it."]
+        )
     return wanted, fixed

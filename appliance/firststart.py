@@ -5,6 +5,7 @@ read by its owner alone, and so can every key.
 """
 
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,6 +55,13 @@ def names(settings: Settings) -> tuple[str, ...]:
 def password_note(settings: Settings) -> Path:
     """Where the administrator's first password is told."""
     return settings.data / "admin-password"
+
+
+def forget_password_note(settings: Settings, account: str) -> None:
+    """Remove the note of the first password once it is no longer the administrator's."""
+    if account == ADMINISTRATOR:
+        with suppress(OSError):
+            password_note(settings).unlink()
 
 
 def administrator(settings: Settings) -> bool:

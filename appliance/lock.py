@@ -38,7 +38,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         """Take the lock; raises HeldError, or OSError where the folder cannot be written."""
         path = folder / _NAME
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for attempt in range(_ATTEMPTS):
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

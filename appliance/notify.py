@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from contextlib import suppress
 
 
 def ready(status: str) -> None:
@@ -28,4 +29,5 @@ def _send(state: str) -> None:
     address = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
-        sock.sendto(state.encode(), address)
+        with suppress(OSError):  # serving matters more than being seen to
+            sock.sendto(state.encode(), address)

@@ -8,6 +8,7 @@ import errno
 import os
 import pwd
 import socket
+import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from appliance import lock
 from appliance.accounts import editing
-from appliance.firststart import certificates
-from appliance.serve.certificates import Certificate, CertificateError, load
+from appliance.catalogue.schema import SchemaTooNewError, check_version
+from appliance.firststart import certificates, names
+from appliance.serve.certificates import CertificateError, load, subject_names
 from appliance.serve.listeners import bind
 from appliance.settings import DEFAULT_LISTEN, Address, Settings
 
@@ -58,6 +60,7 @@ def examine(settings: Settings, source: Path) -> Findings:
     _examine_data(settings, source, findings)
     _examine_accounts(settings, source, findings)
     _examine_certificates(settings, source, findings)
+    _examine_catalogue(settings, findings)
     held = findings.running
     sockets = open_sockets(settings, source, held=(*held.listen, *held.plain) if held else ())
     findings.faults += sockets.faults
@@ -173,16 +176,30 @@ def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> N
 def _examine_certificates(settings: Settings, source: Path, findings: Findings) -> None:
     folder = settings.data / "tls"
     try:
-        found: list[Certificate] = []
         if settings.tls.mode == "files":
-            found = certificates(settings, None)
-        elif settings.tls.mode == "auto" and _exists(folder / "ca.crt"):
-            found = [load(folder / "ca.crt", folder / "ca.key")]
+            now = datetime.now(UTC)
+            findings.warnings += [
+                f"{sentence}."
+                for certificate in certificates(settings, None)
+                for sentence in certificate.warnings(now)
+            ]
+        elif settings.tls.mode == "auto":
+            subject_names(names(settings))
+            if _exists(folder / "ca.crt"):
+                load(folder / "ca.crt", folder / "ca.key")
     except CertificateError as error:
         findings.faults.append(f"{source}: tls: {error}.")
+
+
+def _examine_catalogue(settings: Settings, findings: Findings) -> None:
+    path = settings.data / "catalogue.sqlite3"
+    if not _exists(path):
         return
-    now = datetime.now(UTC)
-    if settings.tls.mode == "files":
-        findings.warnings += [
-            f"{sentence}." for certificate in found for sentence in certificate.warnings(now)
-        ]
+    try:
+        check_version(path)
+    except SchemaTooNewError:
+        findings.faults.append(
+            f"{path} was written by a later version of this program; install that version."
+        )
+    except sqlite3.Error as error:
+        findings.faults.append(f"{path} cannot be read: {error}.")

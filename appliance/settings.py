@@ -197,8 +197,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         system = Path("/var/lib/registry")
         if os.geteuid() == 0 or os.access(system, os.W_OK):
             return system
-        home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
-        return Path(home) / "registry"
+        home = Path(os.environ.get("HOME", "/"))
+        return Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share") / "registry"
 
     @property
     def htpasswd(self) -> Path:
@@ -210,7 +210,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.auth.htpasswd:
             return Path(self.auth.htpasswd)
         system, own = Path("/etc/registry.htpasswd"), self.data / "htpasswd"
-        is_there = os.access(own, os.F_OK)  # unlike exists(), it takes a closed folder for a no
+        try:
+            is_there = own.exists()
+        except PermissionError:  # in a folder that is closed to this user
+            is_there = False
         if system.exists() or (not is_there and os.access(system.parent, os.W_OK)):
             return system
         return own
@@ -314,7 +317,7 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
             f"{source}: tls.certificate, tls.key and tls.additional count only with"
             f' tls.mode = "files"; set that, or remove them.'
         )
-    if not server.listen and not server.plain:
+    if not server.listen and (tls.mode != "off" or not server.plain):
         faults.append(f'{source}: server.listen is empty; give an address, as in ["[::]:443"].')
     faults += [
         f"{source}: {address} stands in server.listen and in server.plain; remove one."

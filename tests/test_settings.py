@@ -266,6 +266,7 @@ def test_an_empty_list_in_the_environment_is_an_empty_list(file: Path) -> None:
         "REGISTRY_SERVER_NAMES": "",
         "REGISTRY_SERVER_LISTEN": " , ",
         "REGISTRY_AUTH_ANONYMOUS": "",
+        "REGISTRY_TLS_MODE": "off",
     }
     settings = read(file, text, environment)
     assert (settings.server.names, settings.server.listen, settings.auth.anonymous) == ((), (), ())
@@ -380,7 +381,7 @@ def test_a_contradiction_is_one_sentence(file: Path, text: str, expected: str) -
 @pytest.mark.parametrize(
     "text",
     [
-        '[server]\nlisten = []\nplain = [":80"]',
+        '[server]\nlisten = []\nplain = [":80"]\n[tls]\nmode = "off"',
         '[server]\nlisten = ["127.0.0.1:0"]\nplain = ["127.0.0.1:0"]',
         '[server]\nlisten = [":443", ":8443"]\nplain = [":80"]',
         '[tls]\nmode = "files"\ncertificate = "/c"\nkey = "/k"',

@@ -24,6 +24,7 @@ import structlog
 import trio
 
 from appliance import work
+from appliance.oci.errors import TOO_MANY_LOGINS
 from appliance.protocol.credentials import Credentials
 
 PASSWORD_MAX = 72
@@ -34,6 +35,7 @@ COST = 12
 
 _REMEMBER_SECONDS = 300.0
 _REMEMBERED_MAX = 10_000
+_WAITING_MAX = 64  # different logins under way; more would wait longer than clients do
 # Cost, salt of 16 bytes (its last character carries two bits only), hash.
 _HASH = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _NAME_MAX = 255
@@ -135,7 +137,9 @@ class PasswordAccounts:
             return True
         check = self._checks.get(proof)
         if check is None:
-            check = self._checks[proof] = _Check(credentials, stored)
+            if len(self._checks) >= _WAITING_MAX:
+                raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
+            check = self._checks[proof] = _Check(credentials, stored, self._nobody)
         try:
             same = await check.result()
         finally:
@@ -155,9 +159,12 @@ class PasswordAccounts:
                 return
             try:
                 content = await work.disk(self._path.read_bytes)
-            except OSError as error:
+            except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
                 _log.error("password file unreadable", file=str(self._path), reason=str(error))
                 content = b""
+            except OSError as error:  # a passing trouble: what was read last still counts
+                _log.error("password file not read again", reason=str(error))
+                return
             self._file = PasswordFile.parse(content)
             self._nobody = _hash_of_nobody(self._file)
             self._stamp = stamp
@@ -184,9 +191,10 @@ class PasswordAccounts:
 class _Check:
     """One bcrypt check that any number of requests wait for."""
 
-    def __init__(self, credentials: Credentials, stored: bytes) -> None:
+    def __init__(self, credentials: Credentials, stored: bytes, nobody: bytes) -> None:
         self._credentials = credentials
         self._stored = stored
+        self._nobody = nobody
         self._turn = trio.Lock()
         self._same: bool | None = None
 
@@ -194,10 +202,14 @@ class _Check:
         """Return the outcome; whoever comes first does the work, and if it leaves, the next."""
         async with self._turn:
             if self._same is None:
-                self._same = await work.password(
-                    check_password, self._credentials.password, self._stored
-                )
+                self._same = await self._compare(self._stored)
+                if not self._same and _cost(self._stored) < _cost(self._nobody):
+                    # A cheap refusal would tell that the account exists.
+                    await self._compare(self._nobody)
             return self._same
+
+    async def _compare(self, stored: bytes) -> bool:
+        return await work.password(check_password, self._credentials.password, stored)
 
 
 def _stamp(path: Path) -> object:
@@ -208,7 +220,11 @@ def _stamp(path: Path) -> object:
     return state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino
 
 
+def _cost(stored: bytes) -> int:
+    return int(stored[4:6])
+
+
 def _hash_of_nobody(file: PasswordFile) -> bytes:
     """Make up a hash that costs as much to check as the dearest real one; no password has it."""
-    cost = max((int(value[4:6]) for value in file.hashes.values()), default=COST)
+    cost = max(map(_cost, file.hashes.values()), default=COST)
     return bcrypt.gensalt(cost) + secrets.token_hex(16)[:31].encode()

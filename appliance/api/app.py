@@ -8,6 +8,7 @@ JSON, anything else a 500 without detail and a traceback in the log.
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import quote_from_bytes
 
 import structlog
 
@@ -100,9 +101,9 @@ class Application:
             if exchange.status is None:
                 await exchange.answer_json(error.row.status, _document(error), error.headers)
         except ClientGoneError:
-            exchange.status = exchange.status or CLIENT_GONE
+            exchange.status = CLIENT_GONE
         except Exception:  # noqa: BLE001  one request must never end another
-            _log.exception("request failed unexpectedly", path=exchange.raw_path.decode("latin-1"))
+            _log.exception("request failed unexpectedly", path=_printable(exchange.raw_path))
             if exchange.status is None:
                 document = {"errors": [{"code": "UNKNOWN", "message": "internal error"}]}
                 await exchange.answer_json(500, document)
@@ -125,19 +126,24 @@ class Application:
         return account
 
     def _record(self, exchange: Exchange, seconds: float) -> None:
-        path = exchange.raw_path.decode("latin-1")
+        path = _printable(exchange.raw_path)
         quiet = exchange.status == 200 and path in {resource.value for resource in _QUIET}
         (_log.debug if quiet else _log.info)(
             "request",
             client=exchange.client,
             account=exchange.account or "-",
-            method=exchange.method,
+            method=_printable(exchange.method.encode()),
             path=path,
             status=exchange.status,
             received=exchange.received,
             sent=exchange.sent,
             seconds=round(seconds, 4),
         )
+
+
+def _printable(text: bytes) -> str:
+    """Encode what would steer a terminal, or anything but ASCII."""
+    return quote_from_bytes(text, safe="/%:@!$&'()*+,;=~[]")
 
 
 def _document(error: RegistryError) -> dict[str, object]:

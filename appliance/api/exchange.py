@@ -17,6 +17,7 @@ from appliance.oci.errors import (
     BODY_STALLED,
     REQUEST_INVALID,
     SIZE_INVALID,
+    STORE_UNAVAILABLE,
     ErrorRow,
     RegistryError,
 )
@@ -37,11 +38,13 @@ _LINGER_MAX = 64 << 20
 _ALWAYS = (
     (b"docker-distribution-api-version", b"registry/2.0"),
     (b"x-content-type-options", b"nosniff"),
+    # What was pushed may look like a page; no browser is to run it under this address.
+    (b"content-security-policy", b"default-src 'none'; sandbox"),
 )
 
 
 class ClientGoneError(Exception):
-    """The client left before its request had arrived."""
+    """The client left before its request had arrived, or before it had its answer."""
 
 
 class Exchange:
@@ -174,19 +177,44 @@ class Exchange:
     async def answer_region(
         self, status: int, headers: Headers, region: Region, span: Span
     ) -> None:
-        """Send part of a blob, piece by piece."""
+        """Send part of a blob, piece by piece; raises ClientGoneError once nobody listens."""
         await self._start(status, (*headers, ("Content-Length", str(span.length))))
+        failure: RegistryError | None = None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            try:
+                await self._send_region(region, span)
+            except RegistryError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if gone and self.sent < span.length:
+            raise ClientGoneError
+
+    async def _send_region(self, region: Region, span: Span) -> None:
         offset, end = span.offset, span.offset + span.length
         while offset < end:
             piece = await region.read(offset, min(_CHUNK, end - offset))
+            if not piece:
+                raise STORE_UNAVAILABLE.error("a blob's file is shorter than its record says")
             offset += len(piece)
             await self._send_body(piece, more=offset < end)
         if not span.length:
             await self._send_body(b"", more=False)
 
     async def _start(self, status: int, headers: Headers) -> None:
-        self.status = status
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+        self.status = status
         await self._send(
             {"type": "http.response.start", "status": status, "headers": [*_ALWAYS, *encoded]}
         )

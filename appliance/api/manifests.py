@@ -4,7 +4,12 @@ from appliance.api.blobs import IMMUTABLE, is_fresh
 from appliance.api.exchange import Exchange
 from appliance.api.uploads import created
 from appliance.oci.digest import Digest
-from appliance.oci.errors import MANIFEST_TOO_LARGE
+from appliance.oci.errors import (
+    MANIFEST_TOO_LARGE,
+    MANIFEST_UNKNOWN,
+    TAG_INVALID,
+    RegistryError,
+)
 from appliance.oci.manifest import SIZE_MAX
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.names import parse_reference
@@ -22,7 +27,7 @@ class ManifestResource:
 
     async def get(self, exchange: Exchange, route: Route, account: Account) -> None:
         """Answer 200 with the bytes as pushed, 304 to a client that has them, or only the head."""
-        reference = parse_reference(route.tail)
+        reference = _existing(route.tail)
         found = await self._manifests.find(route.name, reference)
         digest = found.descriptor.digest
         headers = [
@@ -53,7 +58,7 @@ class ManifestResource:
 
     async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
         """Answer 202 once the tag, or the manifest with its tags, is gone."""
-        await self._manifests.delete(route.name, parse_reference(route.tail))
+        await self._manifests.delete(route.name, _existing(route.tail))
         await exchange.answer(202)
 
 
@@ -99,6 +104,16 @@ class ListResource:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
         await exchange.answer_json(200, document, headers)
+
+
+def _existing(text: str) -> Digest | str:
+    """Read what a request refers to; a tag that cannot be is one that is not there."""
+    try:
+        return parse_reference(text)
+    except RegistryError as error:
+        if error.row is TAG_INVALID:
+            raise MANIFEST_UNKNOWN.error(details=({"tag": text[:200]},)) from None
+        raise
 
 
 def _media_type(exchange: Exchange) -> str | None:

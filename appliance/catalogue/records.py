@@ -24,6 +24,9 @@ _Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 CONTENT_MAX = 64 << 10
 """Bytes of a manifest that the catalogue holds itself; larger ones are in the store alone."""
 
+REFERRERS_MAX = 4 << 20
+"""Bytes in a page of referrers; the next page follows by `Link` ("Listing Referrers")."""
+
 _LINKED = """
     SELECT blob.id, blob.size, repository.id FROM repository
     JOIN link ON link.repository = repository.id
@@ -51,12 +54,18 @@ _BY_TAG = """
 """
 
 _REFERRERS = """
-    SELECT manifest.referrer, blob.digest FROM repository
-    JOIN manifest ON manifest.repository = repository.id
-    JOIN blob ON blob.id = manifest.blob
-    WHERE repository.name = ? AND manifest.subject = ? AND blob.digest > ?
-      AND (? IS NULL OR manifest.artifact_type = ?)
-    ORDER BY blob.digest LIMIT ?
+    SELECT referrer FROM (
+        SELECT page.*, sum(size) OVER (ORDER BY digest) AS total FROM (
+            SELECT manifest.referrer, length(manifest.referrer) AS size, blob.digest
+            FROM repository
+            JOIN manifest ON manifest.repository = repository.id
+            JOIN blob ON blob.id = manifest.blob
+            WHERE repository.name = ? AND manifest.subject = ? AND blob.digest > ?
+              AND (? IS NULL OR manifest.artifact_type = ?)
+            ORDER BY blob.digest LIMIT ?
+        ) AS page
+    ) WHERE total <= ? OR total = size
+    ORDER BY digest
 """
 
 
@@ -105,12 +114,19 @@ class Catalogue:
 
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
-    ) -> list[ReferrerDescriptor]:
-        """List the manifests about a subject, by digest, from after one on."""
-        rows = self._database.read(
-            _REFERRERS, (repository, str(subject), after, artifact_type, artifact_type, limit)
-        )
-        return [msgspec.json.decode(entry, type=ReferrerDescriptor) for entry, _ in rows]
+    ) -> tuple[list[ReferrerDescriptor], bool]:
+        """List the manifests about a subject, by digest, from after one on; tell if more follow.
+
+        Annotations may be megabytes each, so a page also ends where its bytes do.
+        """
+        asked = (repository, str(subject), after, artifact_type, artifact_type)
+        rows = self._database.read(_REFERRERS, (*asked, limit, REFERRERS_MAX))
+        entries = [msgspec.json.decode(entry, type=ReferrerDescriptor) for (entry,) in rows]
+        if not entries:
+            return [], False
+        last = entries[-1].digest
+        following = (*asked[:2], last, *asked[3:], 1, REFERRERS_MAX)
+        return entries, bool(self._database.read(_REFERRERS, following))
 
     async def find_session(self, session_id: str) -> Session | None:
         """Look an upload session up."""
@@ -281,11 +297,6 @@ class Catalogue:
             parameters,
         )
         return [Session(*row) for row in rows]
-
-
-def _repository_id(connection: sqlite3.Connection, name: str) -> int | None:
-    row = connection.execute("SELECT id FROM repository WHERE name = ?", (name,)).fetchone()
-    return row[0] if row else None
 
 
 def _put_repository(connection: sqlite3.Connection, name: str) -> int:

@@ -12,6 +12,8 @@ A step that has been released is never edited; a new one is added after it.
 """
 
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 STEPS = (
     """
@@ -82,6 +84,17 @@ STEPS = (
 
 class SchemaTooNewError(Exception):
     """The file was written by a later version of this program."""
+
+
+def check_version(path: Path) -> None:
+    """Look at a database without touching it, even while another process writes to it.
+
+    Raises SchemaTooNewError, or sqlite3.Error for a file that is no database.
+    """
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(STEPS):
+        raise SchemaTooNewError
 
 
 def migrate(connection: sqlite3.Connection) -> None:

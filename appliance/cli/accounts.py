@@ -10,6 +10,7 @@ from appliance.accounts import editing
 from appliance.accounts.editing import AccountError
 from appliance.accounts.htpasswd import hash_password
 from appliance.cli.options import read, settings_option
+from appliance.firststart import forget_password_note
 
 _stdin_option = click.option(
     "--password-stdin", "from_stdin", is_flag=True, help="Read the password from standard input."
@@ -46,9 +47,11 @@ def add(name: str, from_stdin: bool, generate: bool, file: Path | None) -> None:
 @settings_option
 def passwd(name: str, from_stdin: bool, generate: bool, file: Path | None) -> None:
     """Give the account NAME another password; the old one ends at once."""
-    path = read(file).htpasswd
-    editing.require(path, name)
-    editing.set_password(path, name, _hashed(from_stdin=from_stdin, generate=generate))
+    settings = read(file)
+    editing.require(settings.htpasswd, name)
+    hashed = _hashed(from_stdin=from_stdin, generate=generate)
+    editing.set_password(settings.htpasswd, name, hashed)
+    forget_password_note(settings, name)
     click.echo(f"{name} has a new password.", err=generate)
 
 
@@ -57,7 +60,9 @@ def passwd(name: str, from_stdin: bool, generate: bool, file: Path | None) -> No
 @settings_option
 def remove(name: str, file: Path | None) -> None:
     """Remove the account NAME; it is locked out at once."""
-    editing.remove(read(file).htpasswd, name)
+    settings = read(file)
+    editing.remove(settings.htpasswd, name)
+    forget_password_note(settings, name)
     click.echo(f"{name} is removed.")
 
 
@@ -86,6 +91,7 @@ def _hashed(*, from_stdin: bool, generate: bool) -> bytes:
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True).encode()
     try:
+        password.decode()  # as clients send it
         return hash_password(password)
     except ValueError as error:
         raise AccountError(f"the password cannot be used: {error}") from None

@@ -51,7 +51,6 @@ BLOB_UNKNOWN = ErrorRow("BLOB_UNKNOWN", 404, "blob unknown to registry")
 BLOB_UPLOAD_INVALID = ErrorRow("BLOB_UPLOAD_INVALID", 400, "blob upload invalid")
 BLOB_UPLOAD_UNKNOWN = ErrorRow("BLOB_UPLOAD_UNKNOWN", 404, "blob upload unknown to registry")
 BODY_STALLED = ErrorRow("BLOB_UPLOAD_INVALID", 408, "the request body stopped arriving")
-DENIED = ErrorRow("DENIED", 403, "requested access to the resource is denied")
 DIGEST_INVALID = ErrorRow("DIGEST_INVALID", 400, "provided digest did not match uploaded content")
 MANIFEST_BLOB_UNKNOWN = ErrorRow(
     "MANIFEST_BLOB_UNKNOWN", 400, "manifest references a manifest or blob unknown to registry"
@@ -78,4 +77,5 @@ SIZE_INVALID = ErrorRow("SIZE_INVALID", 400, "provided length did not match cont
 STORE_FULL = ErrorRow("DENIED", 507, "the registry's disk is full")
 STORE_UNAVAILABLE = ErrorRow("UNKNOWN", 503, "the registry cannot reach its storage")
 TAG_INVALID = ErrorRow("TAG_INVALID", 400, "invalid tag")
+TOO_MANY_LOGINS = ErrorRow("TOOMANYREQUESTS", 429, "too many logins are being checked; try later")
 UNAUTHORIZED = ErrorRow("UNAUTHORIZED", 401, "authentication required")

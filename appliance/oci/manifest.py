@@ -33,8 +33,8 @@ class _Document(msgspec.Struct, rename="camel"):
     artifact_type: str | None = None
     config: RawDescriptor | None = None
     # null is what Go programs write for a list without entries
-    layers: list[RawDescriptor] | None | msgspec.UnsetType = msgspec.UNSET
-    manifests: list[RawDescriptor] | None | msgspec.UnsetType = msgspec.UNSET
+    layers: list[RawDescriptor] | msgspec.UnsetType | None = msgspec.UNSET
+    manifests: list[RawDescriptor] | msgspec.UnsetType | None = msgspec.UNSET
     blobs: list[RawDescriptor] | None = None
     subject: RawDescriptor | None = None
     annotations: dict[str, str] | None = None
@@ -43,6 +43,10 @@ class _Document(msgspec.Struct, rename="camel"):
 _MEDIA_TYPE = re.compile(r"[!#$&^_.+A-Za-z0-9-]{1,127}/[!#$&^_.+A-Za-z0-9-]{1,127}", re.ASCII)
 _SCHEMA_1 = "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
 _DECODER = msgspec.json.Decoder(_Document)
+
+
+REFERENCES_MAX = 2000
+"""Blobs and manifests that one manifest may refer to; images have a hundred at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +99,10 @@ def parse_manifest(content: bytes, content_type: str | None) -> Manifest:
     media_type = _media_type(document, content_type)
     if _MEDIA_TYPE.fullmatch(media_type) is None:  # it will be a header of every answer
         raise MANIFEST_INVALID.error(f"{media_type[:100]!r} is no media type")
-    if media_type in INDEXES:
-        return _index(document, media_type)
-    return _image(document, media_type)
+    manifest = (_index if media_type in INDEXES else _image)(document, media_type)
+    if len(manifest.references) > REFERENCES_MAX:
+        raise MANIFEST_INVALID.error(f"a manifest refers to at most {REFERENCES_MAX} others")
+    return manifest
 
 
 def _decode(content: bytes) -> _Document:

@@ -42,9 +42,9 @@ def select_span(header: str | None, size: int) -> Span | None:
     """Choose the bytes that a `Range` header asks of a blob of that size; None means all of it.
 
     A range that ends past the blob is cut, one that starts past it raises RANGE_UNSATISFIABLE.
-    Several ranges, other units and malformed headers are ignored, as RFC 9110 14.2 allows.
+    Of an empty blob there are no parts. Several ranges, other units and malformed headers are ignored, as RFC 9110 14.2 allows.
     """
-    asked = _RANGE.fullmatch(header) if header else None
+    asked = _RANGE.fullmatch(header) if header and size else None
     if asked is None:
         return None
     first, last = asked.groups()

@@ -55,7 +55,7 @@ class Access:
         """Let the action pass, or raise UNAUTHORIZED with the challenge, or DENIED."""
         if action is None or not account.is_anonymous:
             return
-        if action in (Action.PULL, Action.LIST) and Action.PULL in self._anonymous:
+        if action in self._anonymous:
             return
         # `/v2/` is how clients ask whether to send a password at all: they must be challenged
         # there even where pulling needs none, or docker would never send one for a push.

@@ -77,7 +77,6 @@ class Manifests:
         self, repository: str, subject: Digest, artifact_type: str | None, page: Page
     ) -> tuple[list[ReferrerDescriptor], bool]:
         """List a page of the manifests about a subject and tell whether more follow."""
-        found = await self._records.referrers(
-            repository, subject, artifact_type, page.last, page.limit + 1
+        return await self._records.referrers(
+            repository, subject, artifact_type, page.last, page.limit
         )
-        return found[: page.limit], len(found) > page.limit

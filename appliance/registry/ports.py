@@ -126,8 +126,8 @@ class ManifestRecords(Protocol):
 
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
-    ) -> list[ReferrerDescriptor]:
-        """List the manifests about a subject, by digest, from after one on."""
+    ) -> tuple[list[ReferrerDescriptor], bool]:
+        """List the manifests about a subject, by digest, from after one on; tell if more follow."""
 
     async def check_references(self, repository: str, manifest: Manifest) -> None:
         """Raise MANIFEST_BLOB_UNKNOWN listing every reference that the repository lacks now."""

@@ -268,9 +268,10 @@ class Uploads:
 
     async def _end(self, session: _OpenSession) -> None:
         with trio.CancelScope(shield=True):  # a row and a file, both at hand
-            await self._records.remove_session(session.record.id)
+            # Bytes before record: on a full disk the record cannot go, but the bytes can.
             self._open.pop(session.record.id, None)
             await session.staged.discard()
+            await self._records.remove_session(session.record.id)
 
 
 async def _receive(staged: Staged, chunk: Chunk, body: AsyncGenerator[bytes, None]) -> None:

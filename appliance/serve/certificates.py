@@ -198,7 +198,13 @@ class Authority:
         The one on disk will do as long as it is ours, covers them all, and has more than a third
         of its life before it. Raises CertificateError.
         """
-        wanted = _subject_names(names)
+        wanted = subject_names(names)
+        if self._pair.not_after <= now:
+            raise CertificateError(
+                f"{self.certificate_path} expired on {self._pair.not_after:%Y-%m-%d}",
+                "remove it and its key for a new certificate authority, which every client will"
+                " have to trust anew, or mend this machine's clock",
+            )
         certificate, key = self._folder / "server.crt", self._folder / "server.key"
         with locked(self._folder):
             finish_writing(self._folder, "server")
@@ -300,7 +306,7 @@ def _addresses_of_if_inet6(table: Iterable[str]) -> Iterator[ipaddress.IPv6Addre
             yield ipaddress.IPv6Address(bytes.fromhex(digits))
 
 
-def _subject_names(names: Iterable[str]) -> list[x509.GeneralName]:
+def subject_names(names: Iterable[str]) -> list[x509.GeneralName]:
     """Names and addresses as a certificate has them; raises CertificateError for other text."""
     found: dict[x509.GeneralName, None] = {}
     for text in names:

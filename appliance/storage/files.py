@@ -21,7 +21,7 @@ import trio
 
 from appliance import work
 from appliance.durable import sync_folder
-from appliance.oci.digest import Digest, new_hasher
+from appliance.oci.digest import ALGORITHMS, Digest, new_hasher
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
     BLOB_UPLOAD_UNKNOWN,
@@ -54,7 +54,10 @@ class FileRegion:
         self.size = size
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; raises STORE_UNAVAILABLE where the file is short."""
+        """Return `length` bytes from `offset`, fewer at the blob's end.
+
+        Raises STORE_UNAVAILABLE where the file has become shorter since it was opened.
+        """
         with _translated(BLOB_UNKNOWN):
             content = await work.disk(os.pread, self._descriptor, length, offset)
         if len(content) < min(length, self.size - offset):
@@ -159,21 +162,13 @@ class StagedFile:
     def _publish(self, target: Path) -> None:
         # 1. bytes durable  2. name visible  3. name durable; the caller then records it.
         # A crash between any two leaves a staged file or an unrecorded blob, never a torn one.
+        descriptor = os.open(self._path, os.O_RDONLY)
         try:
-            descriptor = os.open(self._path, os.O_RDONLY)
-            try:
-                os.fchmod(descriptor, 0o444)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if not target.parent.is_dir():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                sync_folder(target.parent.parent)
+            os.fsync(descriptor)
             self._path.rename(target)
-        except OSError:
-            with suppress(OSError):
-                self._path.chmod(0o600)  # the session goes on
-            raise
+            os.fchmod(descriptor, 0o444)  # not before: a session that goes on must be writable
+        finally:
+            os.close(descriptor)
         sync_folder(target.parent)
 
 
@@ -186,8 +181,14 @@ class FileStore:
 
     def prepare(self) -> None:
         """Make the folders that are not there yet; raises OSError. Runs before the loop starts."""
-        for folder in (self._blobs / "sha256", self._blobs / "sha512", self._uploads):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._blobs.mkdir(mode=0o700, exist_ok=True)
+        for algorithm in ALGORITHMS:
+            shelf = self._blobs / algorithm
+            shelf.mkdir(mode=0o700, exist_ok=True)
+            for prefix in range(256):
+                (shelf / f"{prefix:02x}").mkdir(mode=0o700, exist_ok=True)
+            sync_folder(shelf)
         sync_folder(self._blobs)
         sync_folder(self._blobs.parent)
 

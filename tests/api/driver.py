@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bcrypt
+import trio
 
 from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.api.app import Application
@@ -107,8 +108,10 @@ async def call(
             more = len(arriving) > 1 or leaves_after is not None
             ended = not more
             return {"type": "http.request", "body": arriving.pop(0), "more_body": more}
-        if leaves_after is not None or ended:
+        if leaves_after is not None:
             return {"type": "http.disconnect"}
+        if ended:
+            await trio.sleep_forever()
         ended = True
         return {"type": "http.request", "body": b"", "more_body": False}
 

@@ -26,12 +26,12 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
 @pytest.mark.parametrize("headers", [{}, NOBODY], ids=["no header", "empty pair"])
 async def test_anybody_pulls(registry: Registry, headers: dict[str, str]) -> None:
     assert (await registry.ask("GET", PATH, headers, login=None)).body == BLOB
-    assert (await registry.ask("GET", "/v2/_catalog", headers, login=None)).status == 200
 
 
 @pytest.mark.parametrize("headers", [{}, NOBODY], ids=["no header", "empty pair"])
-async def test_nobody_else_changes_anything(registry: Registry, headers: dict[str, str]) -> None:
+async def test_nobody_does_anything_else(registry: Registry, headers: dict[str, str]) -> None:
     for method, path in [
+        ("GET", "/v2/_catalog"),
         ("POST", "/v2/open/app/blobs/uploads/"),
         ("PUT", "/v2/open/app/manifests/latest"),
         ("DELETE", PATH),

@@ -12,7 +12,7 @@ import trio
 from hypothesis import given, settings
 
 from appliance.catalogue.database import Database
-from appliance.catalogue.records import CONTENT_MAX, Catalogue
+from appliance.catalogue.records import CONTENT_MAX, REFERRERS_MAX, Catalogue
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
@@ -445,15 +445,16 @@ async def test_referrers_are_found_by_subject_and_by_type(catalogue: Catalogue) 
     await put(catalogue, HERE, b"elsewhere", manifest(subject=b"other", artifact_type="a/sbom"))
     await put(catalogue, HERE, b"plain", manifest(artifact_type="a/sbom"))
     subject = Digest.of(b"image")
-    found = await catalogue.referrers(HERE, subject, None, "", 100)
+    found, more = await catalogue.referrers(HERE, subject, None, "", 100)
+    assert not more
     assert [entry.digest for entry in found] == sorted(map(str, (signature, bill)))
-    (found_signature,) = await catalogue.referrers(HERE, subject, "a/signature", "", 100)
+    (found_signature,), _ = await catalogue.referrers(HERE, subject, "a/signature", "", 100)
     assert found_signature == about.referrer(signature, len(b"signature"))
-    assert await catalogue.referrers(HERE, subject, "a/other", "", 100) == []
-    assert await catalogue.referrers(THERE, subject, None, "", 100) == []
-    assert await catalogue.referrers(HERE, Digest.of(b"never"), None, "", 100) == []
+    assert await catalogue.referrers(HERE, subject, "a/other", "", 100) == ([], False)
+    assert await catalogue.referrers(THERE, subject, None, "", 100) == ([], False)
+    assert await catalogue.referrers(HERE, Digest.of(b"never"), None, "", 100) == ([], False)
     await catalogue.delete_manifest(HERE, bill)
-    assert await catalogue.referrers(HERE, subject, "a/sbom", "", 100) == []
+    assert await catalogue.referrers(HERE, subject, "a/sbom", "", 100) == ([], False)
 
 
 async def test_referrers_come_in_pages(catalogue: Catalogue) -> None:
@@ -462,19 +463,35 @@ async def test_referrers_come_in_pages(catalogue: Catalogue) -> None:
     )
     for size in (1, 3, 7, 8):
         collected: list[str] = []
-        while page := await catalogue.referrers(
-            HERE, Digest.of(b"image"), None, collected[-1] if collected else "", size
-        ):
+        more = True
+        while more:
+            page, more = await catalogue.referrers(
+                HERE, Digest.of(b"image"), None, collected[-1] if collected else "", size
+            )
             assert len(page) <= size
             collected += [entry.digest for entry in page]
         assert collected == expected
+
+
+async def test_a_page_of_referrers_ends_where_its_bytes_do(catalogue: Catalogue) -> None:
+    long = {"note": "x" * (REFERRERS_MAX // 2)}
+    for n in range(3):
+        await put(catalogue, HERE, b"%d" % n, manifest(subject=b"image", annotations=long))
+    pages = 0
+    last, more = "", True
+    while more:
+        page, more = await catalogue.referrers(HERE, Digest.of(b"image"), None, last, 100)
+        last = page[-1].digest
+        pages += 1
+    assert pages == 3
 
 
 async def test_a_manifest_may_be_about_one_that_comes_later_or_never(catalogue: Catalogue) -> None:
     await put(catalogue, HERE, b"signature", manifest(subject=b"image"))
     image = await put(catalogue, HERE, b"image")
     await catalogue.delete_manifest(HERE, image)
-    assert len(await catalogue.referrers(HERE, image, None, "", 100)) == 1
+    found, _ = await catalogue.referrers(HERE, image, None, "", 100)
+    assert len(found) == 1
 
 
 # --- all of it, in any order
@@ -610,5 +627,5 @@ async def agree(catalogue: Catalogue, model: Model) -> None:
         for content in MANIFESTS:
             there = await catalogue.find_manifest(place, Digest.of(content)) is not None
             assert there == ((place, content) in model.manifests)
-        referrers = await catalogue.referrers(place, Digest.of(b"image"), None, "", 100)
+        referrers, _ = await catalogue.referrers(place, Digest.of(b"image"), None, "", 100)
         assert len(referrers) == ((place, b"signature") in model.manifests)

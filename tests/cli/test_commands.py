@@ -439,7 +439,9 @@ Break = Callable[[Machine], object]
             "server.listen: 203.0.113.1:0 is not an address of this machine",
         ),
         (
-            lambda m: m.configure(server='plain = ["203.0.113.1:0"]\nlisten = []'),
+            lambda m: m.configure(
+                server='plain = ["203.0.113.1:0"]\nlisten = []', tls='mode = "off"'
+            ),
             "server.plain: 203.0.113.1:0 is not an address of this machine",
         ),
         (
@@ -644,7 +646,7 @@ def running(machine: Machine) -> Iterator[Callable[..., None]]:
         sockets.append(socket.create_server(("127.0.0.1", 0)))
         port = sockets[-1].getsockname()[1]
         here = [f"127.0.0.1:{port}"]
-        key, other = ("plain", "listen = []\n") if plain else ("listen", "")
+        key, other = ("plain", 'listen = ["127.0.0.1:0"]\n') if plain else ("listen", "")
         machine.configure(server=f'{other}{key} = ["{host}:{port}"]')
         lock.write(Note(4711, [] if plain else here, here if plain else []))
 

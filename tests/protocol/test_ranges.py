@@ -68,9 +68,6 @@ def test_what_is_no_single_range_of_bytes_chooses_all(header: str | None) -> Non
         ("bytes=10-20", 10),
         ("bytes=999999999999999999-", 10),
         ("bytes=-0", 10),
-        ("bytes=0-", 0),
-        ("bytes=0-0", 0),
-        ("bytes=-1", 0),
     ],
 )
 def test_a_range_that_starts_past_the_end_is_refused(header: str, size: int) -> None:
@@ -94,7 +91,7 @@ def test_spans_are_slices(size: int, first: int | None, last: int | None) -> Non
         expected = content[-last:] if last else b""
         backward = last is None
     found = attempt(lambda: select_span(header, size))
-    if backward:
+    if backward or not size:
         assert found is None
     elif expected:
         assert isinstance(found, Span)

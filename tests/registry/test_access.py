@@ -96,8 +96,6 @@ ALLOWED_TO_NOBODY: dict[tuple[Action, ...], set[tuple[Action, bool]]] = {
     (Action.PULL,): {
         (Action.PULL, False),
         (Action.PULL, True),
-        (Action.LIST, False),
-        (Action.LIST, True),
         (Action.LOGIN, True),
     },
 }
