@@ -20,6 +20,7 @@ from appliance.accounts.htpasswd import (
     check_password,
     hash_password,
 )
+from appliance.oci.errors import TOO_MANY_LOGINS, ErrorRow, RegistryError
 from appliance.protocol.credentials import Credentials
 
 HASH = hash_password(b"open sesame", 4)
@@ -499,3 +500,50 @@ async def test_the_file_is_read_only_when_it_has_changed(
         for _ in range(5):
             nursery.start_soon(accounts.refresh)
     assert read == [path, path]
+
+
+async def test_a_flood_of_logins_is_turned_away(
+    accounts: PasswordAccounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(htpasswd, "_WAITING_MAX", 3)
+    refusals: list[ErrorRow] = []
+
+    async def enter(number: int) -> None:
+        try:
+            await enters(accounts, "alice", b"guess %d" % number)
+        except RegistryError as error:
+            refusals.append(error.row)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(enter, number)
+    assert set(refusals) == {TOO_MANY_LOGINS}
+    assert await enters(accounts, "alice", b"open sesame")
+
+
+@pytest.fixture
+def mixed(path: Path) -> Path:
+    """A file in which alice's hash is cheap and bob's dear."""
+    cheap = bcrypt.hashpw(b"cheap", bcrypt.gensalt(4))
+    dear = bcrypt.hashpw(b"dear", bcrypt.gensalt(6))
+    path.write_bytes(b"alice:" + cheap + b"\nbob:" + dear + b"\n")
+    return path
+
+
+async def test_a_cheap_hash_is_refused_as_slowly_as_a_dear_one(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs: list[int] = []
+    check = htpasswd.check_password
+
+    def counting(password: bytes, stored: bytes) -> bool:
+        costs.append(int(stored[4:6]))
+        return check(password, stored)
+
+    monkeypatch.setattr(htpasswd, "check_password", counting)
+    accounts = PasswordAccounts(mixed)
+    assert not await enters(accounts, "alice", b"wrong")
+    assert costs == [4, 6]
+    costs.clear()
+    assert not await enters(accounts, "nobody", b"wrong")
+    assert costs == [6]
