@@ -13,8 +13,9 @@ import resource
 import signal
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -189,7 +190,7 @@ class Daemon:
             await self._uploads.discard_strays()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve)
-                nursery.start_soon(self._uploads.recover)
+                nursery.start_soon(_attempt, "recovery of upload sessions", self._uploads.recover)
                 nursery.start_soon(self._expire_uploads)
                 nursery.start_soon(self._follow_certificates)
                 self._started()
@@ -274,31 +275,25 @@ class Daemon:
     async def _expire_uploads(self) -> None:
         while True:
             expiry = self._settings.gc.uploads
-            try:
-                ended = await self._uploads.expire(expiry)
-                if ended:
-                    _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
-            except RegistryError as error:
-                _log.error("upload sessions not looked through", reason=error.message)
-            except Exception:  # noqa: BLE001  a chore must not end the daemon
-                _log.exception("upload sessions not looked through")
+            await _attempt("expiry of upload sessions", partial(self._expire_once, expiry))
             await trio.sleep(min(max(expiry / 2, 0.1), _EXPIRE_AT_MOST_EVERY))
+
+    async def _expire_once(self, expiry: float) -> None:
+        ended = await self._uploads.expire(expiry)
+        if ended:
+            _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
 
     async def _follow_certificates(self) -> None:
         while self._parts.tls is not None:
             await trio.sleep(_CERTIFICATES_EVERY)
-            try:
-                found = await work.disk(
-                    firststart.certificates, self._settings, self._parts.authority
-                )
-                if found != self._parts.certificates:
-                    self._parts.tls.current = server_context(found, alpn=self._settings.tls.alpn)
-                    self._parts.certificates = found
-                    _log.info("certificate changed", fingerprint=found[0].fingerprint)
-            except CertificateError as error:
-                _log.error("certificate not changed", reason=str(error))
-            except Exception:  # noqa: BLE001  a chore must not end the daemon
-                _log.exception("certificate not changed")
+            await _attempt("renewal of the certificate", self._renew_certificates)
+
+    async def _renew_certificates(self) -> None:
+        found = await work.disk(firststart.certificates, self._settings, self._parts.authority)
+        if self._parts.tls is not None and found != self._parts.certificates:
+            self._parts.tls.current = server_context(found, alpn=self._settings.tls.alpn)
+            self._parts.certificates = found
+            _log.info("certificate changed", fingerprint=found[0].fingerprint)
 
     def _assemble(self, settings: Settings) -> Application:
         access = Access(
@@ -323,6 +318,16 @@ class Daemon:
             public_url=settings.server.public_url,
             stall_seconds=settings.limits.stall,
         )
+
+
+async def _attempt(what: str, chore: Callable[[], Awaitable[None]]) -> None:
+    """Do a chore; that it fails is logged, and must not end the daemon."""
+    try:
+        await chore()
+    except (CertificateError, RegistryError) as error:
+        _log.error(f"{what} failed", reason=str(error))
+    except Exception:  # noqa: BLE001  see above
+        _log.exception(f"{what} failed")
 
 
 def _address(sock: socket.socket) -> Address:

@@ -185,3 +185,13 @@ def test_info_tells_where_it_listens(daemon: Daemon) -> None:
     assert f"/etc/docker/certs.d/{daemon.address}/ca.crt" in told.stdout
     assert f"docker login {daemon.address}" in told.stdout
     assert "not running" not in told.stdout
+
+
+def test_a_chore_that_fails_does_not_end_the_daemon(tmp_path: Path) -> None:
+    with running(tmp_path, settings={"gc": {"uploads": "200ms"}}) as daemon:
+        folder = daemon.storage / "uploads"
+        away = folder.rename(daemon.storage / "away")
+        failed = '"expiry of upload sessions failed"'
+        eventually(lambda: failed in daemon.log(), within=10, what=failed)
+        assert daemon.client().request("GET", "/v2/").status == 200
+        away.rename(folder)
