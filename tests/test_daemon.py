@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,13 @@ def test_a_chore_that_fails_does_not_end_the_daemon(tmp_path: Path) -> None:
         eventually(lambda: failed in daemon.log(), within=10, what=failed)
         assert daemon.client().request("GET", "/v2/").status == 200
         away.rename(folder)
+
+
+def test_who_does_not_shake_hands_is_let_go(tmp_path: Path) -> None:
+    with (
+        running(tmp_path, settings={"limits": {"handshake": "300ms"}}) as daemon,
+        socket.create_connection(split(daemon.address), timeout=10) as silent,
+    ):
+        with suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+        assert daemon.client().request("GET", "/v2/").status == 200
