@@ -48,7 +48,6 @@ class ErrorRow:
 
 
 BLOB_UNKNOWN = ErrorRow("BLOB_UNKNOWN", 404, "blob unknown to registry")
-BLOB_UPLOAD_INVALID = ErrorRow("BLOB_UPLOAD_INVALID", 400, "blob upload invalid")
 BLOB_UPLOAD_UNKNOWN = ErrorRow("BLOB_UPLOAD_UNKNOWN", 404, "blob upload unknown to registry")
 BODY_STALLED = ErrorRow("BLOB_UPLOAD_INVALID", 408, "the request body stopped arriving")
 DIGEST_INVALID = ErrorRow("DIGEST_INVALID", 400, "provided digest did not match uploaded content")

@@ -183,13 +183,6 @@ class TLSStream(SocketStream):
         return self._tls.get_alpn_proto_negotiated().decode("ascii") or None
 
     @property
-    def server_name(self) -> str | None:
-        """The name by which the client asked for this server, if it gave one."""
-        self._require_handshake()
-        name = self._tls.get_servername()
-        return None if name is None else name.decode("ascii", "replace")
-
-    @property
     def transport_stream(self) -> Self:
         """The stream itself: hypercorn looks here for `.socket`, as on a trio.SSLStream."""
         return self
