@@ -27,6 +27,7 @@ from appliance.accounts.editing import AccountError
 from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.api.app import Application
 from appliance.api.exchange import ASGIApplication, Receive, Scope, Send
+from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.banner import describe
 from appliance.catalogue.database import Database
@@ -42,7 +43,10 @@ from appliance.registry.manifests import Manifests
 from appliance.registry.readiness import Readiness
 from appliance.registry.uploads import Uploads
 from appliance.serve.certificates import Authority, Certificate, CertificateError
-from appliance.serve.listeners import Connections, Listening, TlsContext
+from appliance.serve.connection import Timeouts
+from appliance.serve.connections import Connections, Terms
+from appliance.serve.listeners import Listening, TlsContext
+from appliance.serve.proxies import TrustedProxies
 from appliance.serve.tls import server_context
 from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, load
 from appliance.storage.files import FileStore
@@ -173,14 +177,11 @@ class Daemon:
         self._manifests = Manifests(store=parts.store, records=catalogue)
         self._readiness = Readiness(store=parts.store, records=catalogue)
         self._accounts = PasswordAccounts(self._settings.htpasswd)
+        self._rates = RequestLimits()
+        self._limit_requests(self._settings)
         self._registry = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
-        limits = self._settings.limits
-        self._connections = Connections(
-            handshake_seconds=limits.handshake,
-            idle_seconds=limits.idle,
-            stall_seconds=limits.stall,
-        )
+        self._connections = Connections(_terms(self._settings))
         self._served = trio.Event()
 
     async def run(self) -> None:
@@ -229,7 +230,7 @@ class Daemon:
         drain_seconds = self._settings.server.drain_seconds
         _log.info("stopping", drain_seconds=drain_seconds)
         notify.stopping("finishing transfers")
-        await self._connections.close()
+        self._connections.close()
         with trio.move_on_after(drain_seconds):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hurry, signals, nursery.cancel_scope)
@@ -260,12 +261,8 @@ class Daemon:
             self._parts.certificates = certificates
             if settings.htpasswd != self._settings.htpasswd:
                 self._accounts = PasswordAccounts(settings.htpasswd)
-            limits = settings.limits
-            self._connections.limit(
-                handshake_seconds=limits.handshake,
-                idle_seconds=limits.idle,
-                stall_seconds=limits.stall,
-            )
+            self._connections.change(_terms(settings))
+            self._limit_requests(settings)
             self._settings = settings
             self._registry.application = self._assemble(settings)
             self._redirect.application = self._redirecting(settings)
@@ -295,6 +292,13 @@ class Daemon:
             self._parts.certificates = found
             _log.info("certificate changed", fingerprint=found[0].fingerprint)
 
+    def _limit_requests(self, settings: Settings) -> None:
+        limits = settings.limits
+        self._rates.limit(
+            per_address=limits.requests_per_second,
+            per_account=limits.requests_per_second_per_account,
+        )
+
     def _assemble(self, settings: Settings) -> Application:
         access = Access(
             accounts=self._accounts,
@@ -309,6 +313,8 @@ class Daemon:
             readiness=self._readiness,
             authority=self._parts.authority.pem if self._parts.authority else None,
             stall_seconds=settings.limits.stall,
+            body_max=settings.limits.max_body,
+            rates=self._rates,
         )
 
     def _redirecting(self, settings: Settings) -> RedirectToTls:
@@ -318,6 +324,19 @@ class Daemon:
             public_url=settings.server.public_url,
             stall_seconds=settings.limits.stall,
         )
+
+
+def _terms(settings: Settings) -> Terms:
+    server, limits = settings.server, settings.limits
+    return Terms(
+        timeouts=Timeouts(
+            handshake=limits.handshake, idle=limits.idle, head=limits.head, stall=limits.stall
+        ),
+        connections=limits.connections,
+        connections_per_address=limits.connections_per_address,
+        proxies=TrustedProxies([network.network for network in server.trusted_proxies]),
+        proxy_protocol=server.proxy_protocol,
+    )
 
 
 async def _attempt(what: str, chore: Callable[[], Awaitable[None]]) -> None:

@@ -7,25 +7,39 @@ silently does nothing is worse than a daemon that does not start.
 """
 
 import difflib
-import ipaddress
 import json
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
-DEFAULT_FILE = Path("/etc/registry.toml")
+from appliance.values import Address, Duration, Network, Size
 
-_ADDRESS = re.compile(
-    r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[^:\[\]\s/]*)):(?P<port>\d{1,5})", re.ASCII
-)
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(ms|s|m|h|d|w)", re.ASCII)
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+__all__ = [
+    "DEFAULT_FILE",
+    "DEFAULT_LISTEN",
+    "Address",
+    "Auth",
+    "Duration",
+    "Gc",
+    "Limits",
+    "Log",
+    "Network",
+    "Pair",
+    "Server",
+    "Settings",
+    "SettingsError",
+    "Size",
+    "Storage",
+    "Tls",
+    "load",
+]
+
+DEFAULT_FILE = Path("/etc/registry.toml")
 
 
 class SettingsError(Exception):
@@ -36,53 +50,27 @@ class SettingsError(Exception):
         self.faults = faults
 
 
-class Address(str):
-    """Where to listen, `HOST:PORT`; no host, or `[::]`, stands for every address of the machine."""
-
-    __slots__ = ("host", "port")
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read an address; raises ValueError."""
-        parts = _ADDRESS.fullmatch(text)
-        if parts is None or int(parts["port"]) > 65535:
-            raise ValueError(text)
-        if parts["six"]:
-            ipaddress.IPv6Address(parts["six"])
-        return cls.of(parts["six"] or parts["four"] or "::", int(parts["port"]))
-
-    @classmethod
-    def of(cls, host: str, port: int) -> Self:
-        """Join host and port."""
-        address = cls(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        address.host, address.port = host, port
-        return address
-
-
-class Duration(float):
-    """Seconds, written as text with a unit: `"500ms"`, `"10s"`, `"2m"`, `"24h"`, `"7d"`."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a duration; raises ValueError."""
-        parts = _DURATION.fullmatch(text)
-        if parts is None or not float(parts[1]):
-            raise ValueError(text)
-        return cls(float(parts[1]) * _UNITS[parts[2]])
-
-
 _Text = Annotated[str, Meta(description='text in quotes, as in "one"')]
 _Texts = Annotated[tuple[str, ...], Meta(description='a list of texts, as in ["one", "two"]')]
 _Addresses = Annotated[
     tuple[Address, ...],
     Meta(description='a list of addresses, as in ["[::]:443"] or ["10.0.0.1:443"]'),
 ]
+_Networks = Annotated[
+    tuple[Network, ...],
+    Meta(
+        description="a list of addresses, and of networks by their first one, as in "
+        '["10.0.0.5", "10.1.0.0/16"]'
+    ),
+]
 _Span = Annotated[Duration, Meta(description='a duration with its unit, as in "90s" or "24h"')]
+_Size = Annotated[
+    Size, Meta(description='a size with its unit, as in "512KiB" or "20MiB", or "0" for no limit')
+]
+_Count = Annotated[
+    int, Meta(ge=0, le=1_000_000, description="a whole number, 0 (no limit) to 1000000")
+]
+_Switch = Annotated[bool, Meta(description="true or false")]
 _Url = Annotated[
     str,
     Meta(
@@ -91,16 +79,20 @@ _Url = Annotated[
     ),
 ]
 
+_SWITCH = {"true": True, "false": False}
+
 DEFAULT_LISTEN = (Address.of("::", 443),)
 
 
 class Server(Struct, frozen=True, kw_only=True):
-    """`[server]`: where the registry listens and what it is called."""
+    """`[server]`: where the registry listens, what it is called and which proxies it believes."""
 
     listen: _Addresses = DEFAULT_LISTEN
     plain: _Addresses = ()
     names: _Texts = ()
     public_url: _Url = ""
+    trusted_proxies: _Networks = ()
+    proxy_protocol: _Switch = False
     drain_seconds: Annotated[
         int, Meta(ge=0, description="a whole number of seconds, 0 or more")
     ] = 3600
@@ -153,9 +145,15 @@ class Auth(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """`[limits]`: how long the registry waits for a client."""
+    """`[limits]`: how long the registry waits for a client, and how much it takes from one."""
 
+    connections: _Count = 10_000
+    connections_per_address: _Count = 1000
+    requests_per_second: _Count = 0
+    requests_per_second_per_account: _Count = 0
+    max_body: _Size = Size(0)
     handshake: _Span = Duration(10)
+    head: _Span = Duration(30)
     idle: _Span = Duration(120)
     stall: _Span = Duration(300)
 
@@ -301,6 +299,8 @@ def _from_environment(
             value = [part.strip() for part in text.split(",") if part.strip()]
         elif shape is int and text.strip().isdecimal():
             value = int(text)
+        elif shape is bool:
+            value = _SWITCH.get(text.strip(), text)
         given[key] = (f"{variable} in the environment", value)
     return given
 
@@ -319,6 +319,11 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
         )
     if not server.listen and (tls.mode != "off" or not server.plain):
         faults.append(f'{source}: server.listen is empty; give an address, as in ["[::]:443"].')
+    if server.proxy_protocol and not server.trusted_proxies:
+        faults.append(
+            f"{source}: server.proxy_protocol needs server.trusted_proxies; name the proxies"
+            " that speak it there."
+        )
     faults += [
         f"{source}: {address} stands in server.listen and in server.plain; remove one."
         for address in sorted(set(server.listen) & set(server.plain))
@@ -332,7 +337,7 @@ def _types(table: type[Struct]) -> dict[str, Any]:
 
 
 def _parse(kind: type, value: object) -> object:
-    if kind in (Address, Duration) and isinstance(value, str):
+    if kind in (Address, Duration, Network, Size) and isinstance(value, str):
         return kind.parse(value)
     raise ValueError(value)
 

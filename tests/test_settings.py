@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +14,16 @@ import pytest
 from hypothesis import given
 
 from appliance import settings as module
-from appliance.settings import Address, Duration, Pair, Settings, SettingsError, load
+from appliance.settings import (
+    Address,
+    Duration,
+    Network,
+    Pair,
+    Settings,
+    SettingsError,
+    Size,
+    load,
+)
 from tests.unprivileged import as_user
 
 
@@ -51,6 +61,8 @@ NO_LIST = ('"text"', "7", "{ a = 1 }", "[7]", '[["text"]]', "[true]")
 NO_DURATION = ("10", '"10"', '"s"', '"-1s"', '"1y"', '"1m30s"', '" 1s"', '""', "true", '["1s"]')
 AN_ADDRESS = r"a list of addresses, as in \[.*\]"
 A_TEXT = 'text in quotes, as in "one"'
+NO_COUNT = ('"60"', "-1", "1000001", "1.5", "60.0", "true", "[60]", '"1h"')
+A_COUNT = r"a whole number, 0 \(no limit\) to 1000000"
 A_DURATION = 'a duration with its unit, as in "90s" or "24h"'
 
 KEYS = [
@@ -91,6 +103,25 @@ KEYS = [
             '"https://registry example"',
         ),
         "an address without a path",
+    ),
+    Key(
+        "server.trusted_proxies",
+        (),
+        '["10.0.0.5", "10.1.0.0/16", "2001:db8::/32"]',
+        ("10.0.0.5/32", "10.1.0.0/16", "2001:db8::/32"),
+        (*NO_LIST, '["10.0.0.1/8"]', '["10.0.0.0/33"]', '["proxy"]', '["10.0.0.5:80"]', '[""]'),
+        r"a list of addresses, and of networks by their first one, as in \[.*\]",
+        "10.0.0.5, 10.1.0.0/16,2001:db8::/32",
+    ),
+    Key(
+        "server.proxy_protocol",
+        False,
+        "true",
+        True,
+        ('"true"', "1", "0", "[true]", '"on"'),
+        "true or false",
+        " true ",
+        beside='trusted_proxies = ["10.0.0.5"]',
     ),
     Key(
         "server.drain_seconds",
@@ -148,7 +179,20 @@ KEYS = [
         "a list of what needs no account",
         "pull",
     ),
+    Key("limits.connections", 10000, "0", 0, NO_COUNT, A_COUNT),
+    Key("limits.connections_per_address", 1000, "1000000", 1000000, NO_COUNT, A_COUNT),
+    Key("limits.requests_per_second", 0, "50", 50, NO_COUNT, A_COUNT, " 50 "),
+    Key("limits.requests_per_second_per_account", 0, "20", 20, NO_COUNT, A_COUNT),
+    Key(
+        "limits.max_body",
+        Size(0),
+        '"20MiB"',
+        20 << 20,
+        ("0", "20", '"20"', '"20B"', '"1.5GiB"', '"-1MiB"', '"20mib"', '"MiB"', '""', '["1MiB"]'),
+        "a size with its unit",
+    ),
     Key("limits.handshake", Duration(10), '"500ms"', 0.5, NO_DURATION, A_DURATION),
+    Key("limits.head", Duration(30), '"5s"', 5.0, NO_DURATION, A_DURATION),
     Key("limits.idle", Duration(120), '"1.5m"', 90.0, NO_DURATION, A_DURATION),
     Key("limits.stall", Duration(300), '"2 h"', 7200.0, NO_DURATION, A_DURATION),
     Key("gc.uploads", Duration(86400), '"2w"', 1209600.0, NO_DURATION, A_DURATION),
@@ -244,6 +288,10 @@ def test_the_environment_wins_over_the_file(file: Path, key: Key) -> None:
         ("REGISTRY_SERVER_DRAIN_SECONDS", "", "a whole number"),
         ("REGISTRY_SERVER_DRAIN_SECONDS", "-1", "a whole number"),
         ("REGISTRY_SERVER_DRAIN_SECONDS", "1.5", "a whole number"),
+        ("REGISTRY_SERVER_TRUSTED_PROXIES", "10.0.0.1/8", "a list of addresses, and of networks"),
+        ("REGISTRY_SERVER_PROXY_PROTOCOL", "yes", "true or false"),
+        ("REGISTRY_LIMITS_CONNECTIONS", "many", "a whole number, 0"),
+        ("REGISTRY_LIMITS_MAX_BODY", "20", "a size with its unit"),
         ("REGISTRY_TLS_MODE", "on", "one of"),
         ("REGISTRY_TLS_ALPN", "", 'a list of "http/1.1"'),
         ("REGISTRY_AUTH_ANONYMOUS", "push", "a list of what needs no account"),
@@ -370,6 +418,7 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
         ),
         ("[server]\nlisten = []", "server.listen is empty"),
         ('[server]\nlisten = [":80"]\nplain = ["[::]:80"]', "[::]:80 stands in server.listen and"),
+        ("[server]\nproxy_protocol = true", "server.proxy_protocol needs server.trusted_proxies"),
     ],
 )
 def test_a_contradiction_is_one_sentence(file: Path, text: str, expected: str) -> None:
@@ -385,6 +434,8 @@ def test_a_contradiction_is_one_sentence(file: Path, text: str, expected: str) -
         '[server]\nlisten = ["127.0.0.1:0"]\nplain = ["127.0.0.1:0"]',
         '[server]\nlisten = [":443", ":8443"]\nplain = [":80"]',
         '[tls]\nmode = "files"\ncertificate = "/c"\nkey = "/k"',
+        '[server]\nproxy_protocol = true\ntrusted_proxies = ["::1"]',
+        "[server]\nproxy_protocol = false",
     ],
 )
 def test_what_goes_together_is_no_fault(file: Path, text: str) -> None:
@@ -534,9 +585,66 @@ def test_a_duration_is_a_number_of_seconds(text: str, seconds: float) -> None:
     assert Duration.parse(text) == pytest.approx(seconds)
 
 
-@given(st.text())
-def test_any_text_is_an_address_or_none_and_a_duration_or_none(text: str) -> None:
-    for kind in (Address, Duration):
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("0MiB", 0),
+        ("1KB", 1000),
+        ("1KiB", 1024),
+        ("512 KiB", 512 << 10),
+        ("20MiB", 20 << 20),
+        ("20MB", 20_000_000),
+        ("5GiB", 5 << 30),
+        ("5GB", 5_000_000_000),
+        ("1TiB", 1 << 40),
+        ("1TB", 10**12),
+        ("999999999TiB", 999999999 << 40),
+    ],
+)
+def test_a_size_is_a_number_of_bytes(text: str, size: int) -> None:
+    assert Size.parse(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "00", "1", "1B", "1K", "1Ki", "1kB", "1 PiB", "1.5MB", "1MB\n"]
+)
+def test_any_other_text_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text) + "$"):
+        Size.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("10.0.0.5", "10.0.0.5/32"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("::1", "::1/128"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("::ffff:10.0.0.5", "10.0.0.5/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_is_kept_in_one_spelling(text: str, network: str) -> None:
+    found = Network.parse(text)
+    assert found == network
+    assert found.network == ip_network(network)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "10", "010.0.0.1", "fe80::1%eth0", "a"],
+)
+def test_any_other_text_is_no_network(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text) + ".*"):
+        Network.parse(text)
+
+
+@given(st.text() | st.from_regex(r"[0-9a-f:./]{1,20}|[0-9]{1,3} ?[KMGT]?i?B"))
+def test_any_text_is_a_value_or_none(text: str) -> None:
+    for kind in (Address, Duration, Network, Size):
         try:
             found = kind.parse(text)
         except ValueError:

@@ -14,6 +14,7 @@ import structlog
 
 from appliance.api.blobs import BlobResource
 from appliance.api.exchange import ClientGoneError, Exchange, Receive, Scope, Send
+from appliance.api.limits import RequestLimits
 from appliance.api.manifests import ListResource, ManifestResource
 from appliance.api.service import ServiceResource
 from appliance.api.uploads import UploadResource, UploadsResource
@@ -31,12 +32,13 @@ CLIENT_GONE = 499
 """The status in the log of a request whose client left before the answer."""
 
 _log = structlog.get_logger()
-_QUIET = {Resource.HEALTH, Resource.READY}
+# Asked for all the time by whoever watches the daemon: never refused, and logged only when not well.
+_QUIET_PATHS = {resource.value.encode() for resource in (Resource.HEALTH, Resource.READY)}
 _NOBODY = Account("", claimed=False)
 
 
 class Application:
-    """The registry as an ASGI application."""
+    """The registry as an ASGI application; without `rates`, requests are not limited."""
 
     def __init__(
         self,
@@ -48,9 +50,13 @@ class Application:
         readiness: Readiness,
         authority: bytes | None,
         stall_seconds: float,
+        body_max: int = 0,
+        rates: RequestLimits | None = None,
     ) -> None:
         self._access = access
+        self._rates = rates or RequestLimits()
         self._stall_seconds = stall_seconds
+        self._body_max = body_max
         service = ServiceResource(readiness, authority)
         blob = BlobResource(blobs)
         manifest = ManifestResource(manifests)
@@ -83,7 +89,9 @@ class Application:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close"})
             return
-        exchange = Exchange(scope, receive, send, stall_seconds=self._stall_seconds)
+        exchange = Exchange(
+            scope, receive, send, stall_seconds=self._stall_seconds, body_max=self._body_max
+        )
         started = time.perf_counter()
         try:
             await self._answer(exchange)
@@ -92,6 +100,8 @@ class Application:
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
+            if exchange.raw_path not in _QUIET_PATHS:
+                self._rates.check_address(exchange.client)
             exchange.check_framing()
             route, account = await self._admit(exchange)
             await self.handlers[route.resource, route.method](exchange, route, account)
@@ -122,18 +132,18 @@ class Application:
     async def _pass_gate(self, exchange: Exchange, action: Action, repository: str) -> Account:
         account = await self._access.authenticate(exchange.headers(b"authorization"))
         exchange.account = account.name
+        self._rates.check_account(account)
         self._access.check(account, action, repository)
         return account
 
     def _record(self, exchange: Exchange, seconds: float) -> None:
-        path = _printable(exchange.raw_path)
-        quiet = exchange.status == 200 and path in {resource.value for resource in _QUIET}
+        quiet = exchange.status == 200 and exchange.raw_path in _QUIET_PATHS
         (_log.debug if quiet else _log.info)(
             "request",
             client=exchange.client,
             account=exchange.account or "-",
             method=_printable(exchange.method.encode()),
-            path=path,
+            path=_printable(exchange.raw_path),
             status=exchange.status,
             received=exchange.received,
             sent=exchange.sent,

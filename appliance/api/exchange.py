@@ -1,11 +1,15 @@
 """One request and its answer over ASGI, with what every handler needs of both.
 
-Every wait on the client for more of its body ends after `stall_seconds` without a byte; however
-long a body takes in all, it may, as long as it moves.
+Every wait on the client for more of its body ends after `stall_seconds` in which hardly a byte
+came; however long a body takes in all, it may, as long as it moves. One of more than `body_max`
+bytes is refused, 0 standing for no limit.
+
+Two extensions of the server's, where it has them, keep the bytes of blobs out of here: see
+`_send_file` and `drain`.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,16 +17,19 @@ from urllib.parse import parse_qsl
 import msgspec
 import trio
 
+from appliance import work
 from appliance.oci.errors import (
     BODY_STALLED,
+    BODY_TOO_LARGE,
     REQUEST_INVALID,
     SIZE_INVALID,
     STORE_UNAVAILABLE,
     ErrorRow,
     RegistryError,
 )
+from appliance.protocol.pace import Pace
 from appliance.protocol.ranges import Span
-from appliance.registry.ports import Region
+from appliance.registry.ports import Region, Sink, SupportsFileno
 
 Scope = Mapping[str, Any]
 Message = Mapping[str, Any]
@@ -33,8 +40,7 @@ Headers = Iterable[tuple[str, str]]
 
 _CHUNK = 256 << 10
 _PARAMETERS_MAX = 32
-_LINGER_SECONDS = 10.0
-_LINGER_MAX = 64 << 20
+_GATHER = 1 << 20  # bytes handed to a thread at once: few hops, and still little memory
 _ALWAYS = (
     (b"docker-distribution-api-version", b"registry/2.0"),
     (b"x-content-type-options", b"nosniff"),
@@ -50,11 +56,20 @@ class ClientGoneError(Exception):
 class Exchange:
     """A request, its answer, and what has been counted of both for the log."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        stall_seconds: float,
+        body_max: int = 0,
+    ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._stall_seconds = stall_seconds
+        self._body_max = body_max
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.account = ""
@@ -123,35 +138,95 @@ class Exchange:
                 headers=(("Connection", "close"),),
             )
 
-    async def body(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes.
 
-        Raises BODY_STALLED when nothing comes for too long, ClientGoneError when nothing will.
+        Raises BODY_TOO_LARGE, BODY_STALLED when too little comes for too long, and ClientGoneError
+        when nothing will.
         """
+        pace = Pace(self._stall_seconds, trio.current_time())
         while self._more_to_come:
-            with trio.move_on_after(self._stall_seconds) as deadline:
+            with trio.move_on_at(pace.deadline) as deadline:
                 message = await self._receive()
             if deadline.cancelled_caught:
-                raise BODY_STALLED.error(
-                    f"no byte of the body arrived for {self._stall_seconds:g} seconds"
-                )
+                raise self._stalled()
             if message["type"] == "http.disconnect":
                 self._more_to_come = False
                 raise ClientGoneError
             piece = message.get("body", b"")
             self._more_to_come = message.get("more_body", False)
             if piece:
-                self.received += len(piece)
+                pace.count(len(piece), trio.current_time())
+                self._count(len(piece))
                 yield piece
+
+    async def drain(self, sink: Sink) -> None:
+        """Hand the whole body to `sink`, in order, by worker threads, one call at a time.
+
+        Raises what `pieces` raises, and what the sink raises.
+        """
+        if not self._more_to_come:
+            return
+
+        if self._body_max and (self.content_length or 0) > self._body_max:
+            raise self._too_large()
+
+        def take(content: Sequence[bytes | memoryview]) -> None:
+            self._count(sum(map(len, content)))
+            sink(content)
+
+        extension = self._scope.get("extensions", {}).get("registry.request.drain")
+        if extension is None:
+            await self._gather(take)
+            return
+        try:
+            await extension["drain"](take)
+        except TimeoutError:
+            raise self._stalled() from None
+        except ConnectionError:
+            raise ClientGoneError from None
+        finally:
+            self._more_to_come = False
+
+    async def _gather(self, take: Sink) -> None:
+        """Let a thread have a piece at a time, neither tiny nor huge."""
+        gathered: list[bytes] = []
+        waiting = 0
+        try:
+            async with aclosing(self.pieces()) as pieces:
+                async for piece in pieces:
+                    gathered.append(piece)
+                    waiting += len(piece)
+                    if waiting >= _GATHER:
+                        content, gathered, waiting = gathered, [], 0
+                        await work.disk(take, content)
+        finally:
+            if gathered:
+                with trio.CancelScope(shield=True):  # one bounded write of what has been received
+                    await work.disk(take, gathered)
+
+    def _count(self, size: int) -> None:
+        self.received += size
+        if self._body_max and self.received > self._body_max:
+            raise self._too_large()
+
+    def _too_large(self) -> RegistryError:
+        return BODY_TOO_LARGE.error(f"this registry accepts bodies of {self._body_max} bytes")
+
+    def _stalled(self) -> RegistryError:
+        return BODY_STALLED.error(
+            f"hardly a byte of the body arrived for {self._stall_seconds:g} seconds"
+        )
 
     async def read(self, limit: int, row: ErrorRow) -> bytes:
         """Return the whole body; raises an error of that row as soon as it exceeds the limit."""
+        limit = min(limit, self._body_max or limit)
         excess = f"at most {limit} bytes are accepted"
         if (self.content_length or 0) > limit:
             raise row.error(excess)
         content = bytearray()
-        async with aclosing(self.body()) as body:
-            async for piece in body:
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
                 content += piece
                 if len(content) > limit:
                     raise row.error(excess)
@@ -177,8 +252,33 @@ class Exchange:
     async def answer_region(
         self, status: int, headers: Headers, region: Region, span: Span
     ) -> None:
-        """Send part of a blob, piece by piece; raises ClientGoneError once nobody listens."""
+        """Send part of a blob; raises ClientGoneError once nobody listens."""
         await self._start(status, (*headers, ("Content-Length", str(span.length))))
+        direct = "http.response.zerocopysend" in self._scope.get("extensions", {})
+        if direct and region.file is not None and span.length:
+            await self._send_file(region.file, span)
+        else:
+            await self._send_watched(region, span)
+
+    async def _send_file(self, file: SupportsFileno, span: Span) -> None:
+        """Let the server send it, which needs no copy here and notices by itself who leaves."""
+        try:
+            await self._send(
+                {
+                    "type": "http.response.zerocopysend",
+                    "file": file,
+                    "offset": span.offset,
+                    "count": span.length,
+                }
+            )
+        except ConnectionError:
+            raise ClientGoneError from None
+        except OSError as error:
+            raise STORE_UNAVAILABLE.error("a blob's file cannot be read") from error
+        self.sent += span.length
+
+    async def _send_watched(self, region: Region, span: Span) -> None:
+        """Send it piece by piece, while watching for a client that leaves."""
         failure: RegistryError | None = None
         gone = False
 
@@ -220,24 +320,8 @@ class Exchange:
         )
 
     async def _send_body(self, piece: bytes, *, more: bool) -> None:
-        if not more and self._more_to_come:
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-            await self._linger()
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        else:
+        try:
             await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+        except ConnectionError:
+            raise ClientGoneError from None
         self.sent += len(piece)
-
-    async def _linger(self) -> None:
-        """Read and drop what the client still sends after its answer, for a while.
-
-        The answer is on its way in full. Were the connection closed upon it, a client in the
-        midst of sending would see a broken connection and never read why.
-        """
-        dropped = 0
-        with trio.move_on_after(_LINGER_SECONDS), suppress(ClientGoneError, RegistryError):
-            async with aclosing(self.body()) as rest:
-                async for piece in rest:
-                    dropped += len(piece)
-                    if dropped > _LINGER_MAX:
-                        break

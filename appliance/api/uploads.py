@@ -33,7 +33,7 @@ class UploadsResource:
             route.name,
             account.name,
             digest,
-            exchange.body(),
+            exchange,
             content_length=exchange.content_length,
         )
         await exchange.answer(201, created(route.name, digest))
@@ -69,7 +69,7 @@ class UploadResource:
             route.name,
             account.name,
             route.tail,
-            exchange.body(),
+            exchange,
             content_range=_content_range(exchange),
             content_length=exchange.content_length,
         )
@@ -85,7 +85,7 @@ class UploadResource:
             account.name,
             route.tail,
             digest,
-            exchange.body(),
+            exchange,
             content_range=_content_range(exchange),
             content_length=exchange.content_length,
         )

@@ -50,6 +50,7 @@ class ErrorRow:
 BLOB_UNKNOWN = ErrorRow("BLOB_UNKNOWN", 404, "blob unknown to registry")
 BLOB_UPLOAD_UNKNOWN = ErrorRow("BLOB_UPLOAD_UNKNOWN", 404, "blob upload unknown to registry")
 BODY_STALLED = ErrorRow("BLOB_UPLOAD_INVALID", 408, "the request body stopped arriving")
+BODY_TOO_LARGE = ErrorRow("SIZE_INVALID", 413, "the request body is too large")
 DIGEST_INVALID = ErrorRow("DIGEST_INVALID", 400, "provided digest did not match uploaded content")
 MANIFEST_BLOB_UNKNOWN = ErrorRow(
     "MANIFEST_BLOB_UNKNOWN", 400, "manifest references a manifest or blob unknown to registry"
@@ -77,4 +78,5 @@ STORE_FULL = ErrorRow("DENIED", 507, "the registry's disk is full")
 STORE_UNAVAILABLE = ErrorRow("UNKNOWN", 503, "the registry cannot reach its storage")
 TAG_INVALID = ErrorRow("TAG_INVALID", 400, "invalid tag")
 TOO_MANY_LOGINS = ErrorRow("TOOMANYREQUESTS", 429, "too many logins are being checked; try later")
+TOO_MANY_REQUESTS = ErrorRow("TOOMANYREQUESTS", 429, "too many requests; try later")
 UNAUTHORIZED = ErrorRow("UNAUTHORIZED", 401, "authentication required")

@@ -5,7 +5,7 @@ fit. What an adapter raises is a `RegistryError`: BLOB_UNKNOWN and its like for 
 STORE_FULL or STORE_UNAVAILABLE for what cannot be done now.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -15,6 +15,26 @@ from appliance.oci.manifest import Manifest, StoredManifest
 from appliance.protocol.credentials import Credentials
 from appliance.protocol.session import Session
 
+Sink = Callable[[Sequence[bytes | memoryview]], None]
+"""Takes pieces of a body in their order; it blocks, and the pieces are good during the call only."""
+
+
+class SupportsFileno(Protocol):
+    """What has a file descriptor."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+
+class Body(Protocol):
+    """What a client sends."""
+
+    async def drain(self, sink: Sink) -> None:
+        """Hand all of it to `sink`, by worker threads, one call at a time.
+
+        Raises what the sink raises; what arrived before anything else went wrong was handed over.
+        """
+
 
 class Region(Protocol):
     """An open blob."""
@@ -22,6 +42,10 @@ class Region(Protocol):
     @property
     def size(self) -> int:
         """Bytes in the blob."""
+
+    @property
+    def file(self) -> SupportsFileno | None:
+        """The blob's file, where it has one of its own."""
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return that part of the blob."""
@@ -34,8 +58,8 @@ class Staged(Protocol):
     def size(self) -> int:
         """Bytes that have arrived."""
 
-    async def append(self, pieces: Sequence[bytes]) -> None:
-        """Add bytes at the end; after an error none of them count."""
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Add bytes at the end; after an error none of them count. It blocks: a `Sink`."""
 
     async def truncate(self, size: int) -> None:
         """Forget all bytes from `size` on."""

@@ -10,8 +10,8 @@ connection's deadline. The older request ends with SESSION_TAKEN_OVER; what it b
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
 import structlog
@@ -27,11 +27,9 @@ from appliance.oci.errors import (
 )
 from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Chunk, Session, accept_chunk, range_header
-from appliance.registry.ports import BlobStore, SessionRecords, Staged
+from appliance.registry.ports import BlobStore, Body, SessionRecords, Staged
 
 _log = structlog.get_logger()
-
-_GATHER = 1 << 20  # bytes handed to a thread at once: fewer hops, still little memory
 
 
 class _OpenSession:
@@ -82,7 +80,7 @@ class Uploads:
         repository: str,
         account: str,
         session_id: str,
-        body: AsyncGenerator[bytes, None],
+        body: Body,
         *,
         content_range: ContentRange | None = None,
         content_length: int | None = None,
@@ -104,7 +102,7 @@ class Uploads:
         account: str,
         session_id: str,
         digest: Digest,
-        body: AsyncGenerator[bytes, None],
+        body: Body,
         *,
         content_range: ContentRange | None = None,
         content_length: int | None = None,
@@ -137,7 +135,7 @@ class Uploads:
         repository: str,
         account: str,
         digest: Digest,
-        body: AsyncGenerator[bytes, None],
+        body: Body,
         *,
         content_length: int | None = None,
     ) -> None:
@@ -210,7 +208,7 @@ class Uploads:
     async def _append(
         self,
         session: _OpenSession,
-        body: AsyncGenerator[bytes, None],
+        body: Body,
         content_range: ContentRange | None,
         content_length: int | None,
     ) -> None:
@@ -274,24 +272,17 @@ class Uploads:
             await self._records.remove_session(session.record.id)
 
 
-async def _receive(staged: Staged, chunk: Chunk, body: AsyncGenerator[bytes, None]) -> None:
+async def _receive(staged: Staged, chunk: Chunk, body: Body) -> None:
     """Append a body as it comes; what arrived before it broke off is kept."""
-    gathered: list[bytes] = []
-    waiting = received = 0
-    try:
-        async with aclosing(body):
-            async for piece in body:
-                gathered.append(piece)
-                waiting += len(piece)
-                received += len(piece)
-                chunk.check_room(received)
-                if waiting >= _GATHER:
-                    pieces, gathered, waiting = gathered, [], 0
-                    await staged.append(pieces)
-    finally:
-        if gathered:
-            with trio.CancelScope(shield=True):  # one bounded write of what has been received
-                await staged.append(gathered)
+    received = 0
+
+    def take(pieces: Sequence[bytes | memoryview]) -> None:
+        nonlocal received
+        received += sum(map(len, pieces))
+        chunk.check_room(received)
+        staged.append(pieces)
+
+    await body.drain(take)
 
 
 def _progress(session: _OpenSession) -> tuple[tuple[str, str], ...]:

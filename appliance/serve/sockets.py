@@ -7,8 +7,9 @@ round the call would not help: it lives here. Each time a send has to wait, the 
 `stall_seconds` to take something. "Something" cannot be read off the socket becoming writable:
 Linux reports that only once a third of the send buffer is free, and that buffer grows to
 megabytes, so an honest client on a slow line would look dead for minutes. What counts is the
-kernel's queue of bytes not yet acknowledged (SIOCOUTQ): if it shrank, the peer is alive and gets
-another period. A peer that took nothing is reset, not closed: behind a close the kernel would go
+kernel's queue of bytes not yet acknowledged (SIOCOUTQ): if that shrank by some kilobytes, the peer
+is alive and gets another period; a byte now and then is no life, but a way to hold connections for
+nothing. A peer that takes nothing is reset, not closed: behind a close the kernel would go
 on holding, for minutes, the very megabytes that the peer refuses to take. Receiving has no
 deadline; how long a connection may idle is for the protocol above to say.
 
@@ -22,13 +23,22 @@ operation, not once per call.
 readable, and one for writable. Plain sockets need no more, but TLS may want to read in order to
 write, and the reverse (see `tls`). A second task parks behind the first and is woken with it.
 
-Subclasses say how bytes move: `_read`, `_write` and `_end` try once, without waiting, and return
-`Want` when the socket is not ready. All the waiting, guarding and closing is here.
+*Lending.* Bodies move in worker threads, at whole cores' speed, while the loop serves others. For
+each turn the stream is lent to one thread, which alone may touch it until it returns: neither
+OpenSSL's state nor the descriptor is safe to share. So a stream that is aborted while it is lent
+is only shut down, which the thread notices at once, and closed when the thread has let go of it.
+The thread uses `try_read_into` and `try_write`, and waits on the socket itself, but briefly; for
+longer waits it returns, and the loop waits with the deadline above.
+
+Subclasses say how bytes move: `_read`, `try_read_into`, `try_write` and `_end` try once, without
+waiting, and return `Want` when the socket is not ready. All the waiting, guarding and closing is
+here.
 """
 
 import array
 import fcntl
 import operator
+import os
 import socket
 import struct
 import termios
@@ -40,12 +50,17 @@ from typing import Self, TypeVar
 
 import trio
 
+from appliance import work
+
 RECEIVE_SIZE = 64 * 1024
 """How much one `receive_some` brings when the caller does not say."""
 
 _SLICE_SIZE = 256 * 1024
 """The most handed over in one go: a peer that takes gigabytes without pausing must not keep the
 loop to itself, nor may cancelling have to wait until it has them all."""
+
+_TAKEN_MIN = 4096
+"""Bytes that a peer must take within each period it is waited for."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER, on, for no time at all."""
@@ -73,6 +88,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self.socket = sock
         self._stall_seconds = stall_seconds
         self._closed = False
+        self._lent = False
         self._eof_sent = False
         self._fault: str | None = None
         self._sending = _Exclusive("another task is sending on this stream")
@@ -85,7 +101,11 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """Take what is there, up to `max_bytes`; nothing means that the peer has ended."""
 
     @abstractmethod
-    def _write(self, data: memoryview) -> int | Want:
+    def try_read_into(self, buffer: memoryview) -> int | Want:
+        """Take what is there, up to the buffer's size; 0 means that the peer has ended."""
+
+    @abstractmethod
+    def try_write(self, data: memoryview) -> int | Want:
         """Hand over some of `data`; a retry after `Want` brings the same data."""
 
     @abstractmethod
@@ -124,7 +144,37 @@ class SocketStream(trio.abc.HalfCloseableStream):
             sent = 0
             while sent < len(whole):
                 with whole[sent : sent + _SLICE_SIZE] as part:
-                    sent += await self._drive(lambda: self._write(part), self._wait_to_send)
+                    sent += await self._drive(lambda: self.try_write(part), self._wait_to_send)
+
+    async def lend(self, step: Callable[[], _T]) -> _T:
+        """Run `step` in a worker thread for transfers, which has the stream to itself meanwhile.
+
+        Whatever happens, the thread is waited for: let a step take a fraction of a second.
+        """
+        with self._sending, self._receiving:
+            self._require_open()
+            self._lent = True
+            try:
+                return await work.transfer(step)
+            finally:
+                self._lent = False
+                if self._closed:
+                    self._release()
+
+    async def wait_to_write(self, want: Want) -> None:
+        """Wait for what `try_write` wanted on a lent stream.
+
+        Raises trio.BrokenResourceError when the peer stalls, after which the stream is closed.
+        """
+        with self._sending:
+            await self._wait_to_send(want)
+            self._require_open()
+
+    async def wait_to_read(self, want: Want) -> None:
+        """Wait for what `try_read_into` wanted on a lent stream; there is no deadline."""
+        with self._receiving:
+            await self._wait(want)
+            self._require_open()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return once the socket takes bytes; no deadline, as nothing is under way."""
@@ -144,6 +194,11 @@ class SocketStream(trio.abc.HalfCloseableStream):
             self._eof_sent = True
 
     async def aclose(self) -> None:
+        """Close as `close` does, with a checkpoint, as trio's streams are closed."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
         """Close in good order, as far as that needs no waiting."""
         if not self._closed:
             self._closed = True
@@ -151,7 +206,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
             if self._fault is None and not self._eof_sent and not self._sending.held:
                 self._farewell()
             self._release()
-        await trio.lowlevel.checkpoint()
+
+    def give_up_sending(self) -> None:
+        """Let the peer see a broken connection: a message to it was begun and will not be ended."""
+        self._cut_short()
 
     def abort(self) -> None:
         """Reset the connection now; what the peer has not yet taken is dropped.
@@ -194,7 +252,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
                     return
                 self._require_open()
                 left = self._queued()
-                if left >= queued:
+                if queued - left < max(1, min(queued, _TAKEN_MIN)):
                     break
                 queued = left
         except BaseException:
@@ -228,6 +286,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
         if reset:
             with suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        if self._lent:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            return
         trio.lowlevel.notify_closing(self.socket)
         self.socket.close()
 
@@ -243,12 +305,31 @@ class PlainStream(SocketStream):
         except OSError as error:
             raise self._broken(f"receiving failed: {error}") from error
 
-    def _write(self, data: memoryview) -> int | Want:
+    def try_read_into(self, buffer: memoryview) -> int | Want:
+        """Receive once; see SocketStream."""
+        try:
+            return self.socket.recv_into(buffer)
+        except BlockingIOError:
+            return Want.READ
+        except OSError as error:
+            raise self._broken(f"receiving failed: {error}") from error
+
+    def try_write(self, data: memoryview) -> int | Want:
+        """Send once; see SocketStream."""
         try:
             return self.socket.send(data)
         except BlockingIOError:
             return Want.WRITE
         except OSError as error:
+            raise self._broken(f"sending failed: {error}") from error
+
+    def try_send_file(self, descriptor: int, offset: int, count: int) -> int | Want:
+        """Send part of a file; 0 where it has ended. Raises OSError if it cannot be read."""
+        try:
+            return os.sendfile(self.socket.fileno(), descriptor, offset, count)
+        except BlockingIOError:
+            return Want.WRITE
+        except ConnectionError as error:
             raise self._broken(f"sending failed: {error}") from error
 
     def _end(self) -> Want | None:

@@ -35,8 +35,8 @@ nothing. The peer's close_notify and a bare end of the connection both read as b
 above know by themselves where a message ends, and a client that disappears is no event. An end
 during the handshake is an error.
 
-*Threads.* None are used here, and none may touch the stream behind the loop's back: an SSL object
-has no lock.
+*Threads.* An SSL object has no lock: a thread may use it only while the stream is lent to it, see
+`sockets`.
 """
 
 import socket
@@ -231,7 +231,18 @@ class TLSStream(SocketStream):
             self._ended = True
             return b""
 
-    def _write(self, data: memoryview) -> int | Want:
+    def try_read_into(self, buffer: memoryview) -> int | Want:
+        """Receive one record, or what of it fits; see SocketStream."""
+        if self._ended:
+            return 0
+        try:
+            return self._call(self._tls.recv_into, buffer, min(len(buffer), _RECORD_SIZE))
+        except EOFError:
+            self._ended = True
+            return 0
+
+    def try_write(self, data: memoryview) -> int | Want:
+        """Send once; see SocketStream."""
         self._require_handshake()
         try:
             return self._call(self._tls.send, data)

@@ -12,10 +12,15 @@ the answer to its last request would not outwait the flush of a whole layer.
 
 import errno
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from io import FileIO
+from itertools import islice
 from pathlib import Path
 from secrets import token_hex
+from typing import TypeVarTuple
 
 import trio
 
@@ -30,8 +35,11 @@ from appliance.oci.errors import (
     ErrorRow,
 )
 
+_Args = TypeVarTuple("_Args")
+
 _FLUSH_EVERY = 64 << 20
 _CATCH_UP_STEP = 8 << 20
+_PIECES_MAX = 1024  # IOV_MAX: what one pwritev(2) takes
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -47,11 +55,11 @@ def _translated(missing: ErrorRow) -> Iterator[None]:
 
 
 class FileRegion:
-    """An open blob; `read` gives any part of it."""
+    """An open blob; `read` gives any part of it, `file` is for those who can do without."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor = descriptor
-        self.size = size
+    def __init__(self, file: FileIO) -> None:
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, fewer at the blob's end.
@@ -59,7 +67,7 @@ class FileRegion:
         Raises STORE_UNAVAILABLE where the file has become shorter since it was opened.
         """
         with _translated(BLOB_UNKNOWN):
-            content = await work.disk(os.pread, self._descriptor, length, offset)
+            content = await work.disk(os.pread, self.file.fileno(), length, offset)
         if len(content) < min(length, self.size - offset):
             raise STORE_UNAVAILABLE.error("a blob's file is shorter than it was")
         return content
@@ -75,64 +83,57 @@ class StagedFile:
         self._hasher = new_hasher(algorithm)
         self._hashed = 0
         self._flushed = 0
-        self._turn = trio.Lock()
+        # Taken in worker threads alone, for as long as one piece of work takes.
+        self._turn = threading.Lock()
         self.size = size
 
-    async def append(self, pieces: Sequence[bytes]) -> None:
-        """Add bytes at the end; after an error none of them count."""
-        async with self._turn:
-            with _translated(BLOB_UPLOAD_UNKNOWN):
-                await work.disk(self._append, pieces)
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Add bytes at the end; after an error none of them count. It blocks."""
+        with _translated(BLOB_UPLOAD_UNKNOWN), self._turn:
+            self._append(pieces)
 
     async def truncate(self, size: int) -> None:
         """Forget all bytes from `size` on."""
-        async with self._turn:
-            with _translated(BLOB_UPLOAD_UNKNOWN):
-                await work.disk(os.truncate, self._path, size)
-            self.size = size
-            self._flushed = min(self._flushed, size)
-            if self._hashed > size:
-                self._restart_hash(self._algorithm)
+        await self._do(self._truncate, size)
 
     async def digest(self, algorithm: str) -> Digest:
         """Compute the digest of all bytes; costs a read of the file unless it has kept pace."""
-        async with self._turn:
-            if algorithm != self._algorithm:
-                self._restart_hash(algorithm)
+        if algorithm != self._algorithm:
+            await self._do(self._restart_hash, algorithm)
         await self.catch_up()
         return Digest(algorithm, self._hasher.hexdigest())
 
     async def catch_up(self) -> None:
         """Hash what has been appended but not hashed, in steps between which others may append."""
         while self._hashed < self.size:
-            async with self._turn:
-                with _translated(BLOB_UPLOAD_UNKNOWN):
-                    await work.disk(self._catch_up)
+            await self._do(self._catch_up)
 
     async def publish(self, digest: Digest) -> None:
         """Make the staged bytes the blob of that digest, whole and durable, then return."""
-        async with self._turn:
-            with _translated(BLOB_UPLOAD_UNKNOWN):
-                await work.disk(self._publish, self._store.path(digest))
+        await self._do(self._publish, self._store.path(digest))
 
     async def discard(self) -> None:
         """Remove the staged bytes; nothing happens where they are gone already."""
-        async with self._turn:
-            with _translated(BLOB_UPLOAD_UNKNOWN), suppress(FileNotFoundError):
-                await work.disk(self._path.unlink)
+        await self._do(self._discard)
+
+    async def _do(self, step: Callable[[*_Args], None], *args: *_Args) -> None:
+        with _translated(BLOB_UPLOAD_UNKNOWN):
+            await work.disk(self._in_turn, step, *args)
+
+    def _in_turn(self, step: Callable[[*_Args], None], *args: *_Args) -> None:
+        with self._turn:
+            step(*args)
 
     def _restart_hash(self, algorithm: str) -> None:
         self._algorithm = algorithm
         self._hasher = new_hasher(algorithm)
         self._hashed = 0
 
-    def _append(self, pieces: Sequence[bytes]) -> None:
+    def _append(self, pieces: Sequence[bytes | memoryview]) -> None:
         descriptor = os.open(self._path, os.O_WRONLY)
         try:
-            end = self.size
             try:
-                for piece in pieces:
-                    end += _write_all(descriptor, piece, end)
+                end = _write_all(descriptor, pieces, self.size)
                 if end - self._flushed >= _FLUSH_EVERY:
                     os.fdatasync(descriptor)
                     self._flushed = end
@@ -147,6 +148,13 @@ class StagedFile:
                 self._hasher.update(piece)
             self._hashed = end
         self.size = end
+
+    def _truncate(self, size: int) -> None:
+        os.truncate(self._path, size)
+        self.size = size
+        self._flushed = min(self._flushed, size)
+        if self._hashed > size:
+            self._restart_hash(self._algorithm)
 
     def _catch_up(self) -> None:
         if self._hashed >= self.size:
@@ -170,6 +178,9 @@ class StagedFile:
         finally:
             os.close(descriptor)
         sync_folder(target.parent)
+
+    def _discard(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 class FileStore:
@@ -225,7 +236,7 @@ class FileStore:
         """Store a whole blob at hand, durable on return; its digest is the caller's promise."""
         staged = await self.stage(f"put-{token_hex(16)}", digest.algorithm)
         try:
-            await staged.append((content,))
+            await work.disk(staged.append, (content,))
             await staged.publish(digest)
         except BaseException:
             with trio.CancelScope(shield=True):  # one unlink
@@ -236,11 +247,9 @@ class FileStore:
     async def open(self, digest: Digest) -> AsyncIterator[FileRegion]:
         """Open a blob for reading; raises BLOB_UNKNOWN."""
         with _translated(BLOB_UNKNOWN):
-            descriptor = await work.disk(os.open, self.path(digest), os.O_RDONLY)
-        try:
-            yield FileRegion(descriptor, os.fstat(descriptor).st_size)
-        finally:
-            os.close(descriptor)
+            file = await work.disk(FileIO, self.path(digest))
+        with file:
+            yield FileRegion(file)
 
     async def check_writable(self) -> None:
         """Write and remove a small file; raises STORE_FULL or STORE_UNAVAILABLE."""
@@ -272,10 +281,14 @@ def _probe(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_all(descriptor: int, piece: bytes, offset: int) -> int:
-    remaining = memoryview(piece)
+def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+    """Write pieces one after the other from `offset` on; return the offset after them."""
+    remaining = deque(pieces)
     while remaining:
-        written = os.pwrite(descriptor, remaining, offset)
+        written = os.pwritev(descriptor, list(islice(remaining, _PIECES_MAX)), offset)
         offset += written
-        remaining = remaining[written:]
-    return len(piece)
+        while remaining and written >= len(remaining[0]):
+            written -= len(remaining.popleft())
+        if written:
+            remaining[0] = memoryview(remaining[0])[written:]
+    return offset

@@ -13,6 +13,8 @@ from appliance.oci.errors import BLOB_UNKNOWN, BLOB_UPLOAD_UNKNOWN
 class MemoryRegion:
     """An open blob; `read` gives any part of it."""
 
+    file = None
+
     def __init__(self, content: bytes) -> None:
         self._content = content
         self.size = len(content)
@@ -35,9 +37,8 @@ class StagedMemory:
         """Bytes that have arrived."""
         return len(self._store.arriving.get(self._id, b""))
 
-    async def append(self, pieces: Sequence[bytes]) -> None:
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Add bytes at the end."""
-        await trio.lowlevel.checkpoint()
         for piece in pieces:
             self._content().extend(piece)
         self._store.touched[self._id] = time.time()

@@ -12,6 +12,7 @@ import trio
 
 from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.api.app import Application
+from appliance.api.limits import RequestLimits
 from appliance.catalogue.database import Database
 from appliance.catalogue.records import Catalogue
 from appliance.protocol.routes import Action
@@ -65,6 +66,7 @@ class Registry:
         *,
         login: tuple[str, str] | None = ALICE,
         leaves_after: int | None = None,
+        client: str = "192.0.2.1",
     ) -> Answer:
         """Send a request; `leaves_after` pieces of the body the client is gone."""
         pieces = [body] if isinstance(body, bytes) else list(body)
@@ -85,7 +87,7 @@ class Registry:
                 "raw_path": raw_path.encode(),
                 "query_string": query.encode(),
                 "headers": [(k.encode(), v.encode("latin-1")) for k, v in sent.items() if v],
-                "client": ("192.0.2.1", 4711),
+                "client": (client, 4711),
             },
             pieces,
             leaves_after,
@@ -131,7 +133,11 @@ def basic(name: str, password: str) -> str:
 
 
 def open_registry(
-    folder: Path, *, anonymous: Sequence[Action] = (), stall_seconds: float = 5
+    folder: Path,
+    *,
+    anonymous: Sequence[Action] = (),
+    stall_seconds: float = 5,
+    rates: RequestLimits | None = None,
 ) -> Registry:
     """Open the registry in a folder; `close` it before the folder is opened again."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,5 +164,6 @@ def open_registry(
         readiness=Readiness(store=store, records=catalogue),
         authority=AUTHORITY,
         stall_seconds=stall_seconds,
+        rates=rates,
     )
     return Registry(application, uploads, store, database, htpasswd)

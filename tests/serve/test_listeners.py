@@ -10,7 +10,9 @@ import pytest
 import structlog
 import trio
 
-from appliance.serve.listeners import Connections, Listening, bind
+from appliance.serve.connection import Timeouts
+from appliance.serve.connections import Connections, Terms
+from appliance.serve.listeners import Listening, bind
 
 Message = Mapping[str, Any]
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -63,13 +65,12 @@ async def read_answer(stream: trio.SocketStream) -> bytes:
 @asynccontextmanager
 async def serving(*, idle_seconds: float = 60, stall_seconds: float = 60) -> AsyncIterator[Server]:
     (sock,) = bind("127.0.0.1", 0)
-    connections = Connections(
-        handshake_seconds=10, idle_seconds=idle_seconds, stall_seconds=stall_seconds
-    )
+    timeouts = Timeouts(handshake=10, idle=idle_seconds, head=10, stall=stall_seconds)
+    connections = Connections(Terms(timeouts))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connections.serve, [Listening(sock, greet, None)])
         yield Server(connections, sock.getsockname())
-        await connections.close()
+        connections.close()
         connections.abort()
 
 
@@ -117,7 +118,7 @@ async def test_closing_lets_requests_end_and_idle_connections_go() -> None:
         await busy.send_all(b"PUT /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1")
         await idle.send_all(REQUEST)
         await read_answer(idle)
-        await server.connections.close()
+        server.connections.close()
         with trio.fail_after(10):
             assert await idle.receive_some() == b""
         await busy.send_all(b"2")
@@ -183,7 +184,7 @@ async def test_what_is_unexpected_is_logged(monkeypatch: pytest.MonkeyPatch) -> 
         def failing(*_: object) -> None:
             raise KeyError("bug")
 
-        monkeypatch.setattr("appliance.serve.listeners._Connection", failing)
+        monkeypatch.setattr("appliance.serve.connections.Http1Connection", failing)
         with structlog.testing.capture_logs() as lines, suppress(trio.BrokenResourceError):
             await server.ask(REQUEST)
         assert [line["event"] for line in lines] == ["connection failed unexpectedly"]

@@ -73,7 +73,7 @@ async def test_a_peer_that_takes_a_little_gets_more_time(
 ) -> None:
     # A real kernel has a clock of its own, which would not follow this one's jumps.
     left, right = await clogged_pair()
-    queue = iter([1000, 999, 500, 500])
+    queue = iter([100_000, 90_000, 80_000, 79_999])
     monkeypatch.setattr(left, "_queued", lambda: next(queue))
     async with left, right:
         before = trio.current_time()

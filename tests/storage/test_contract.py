@@ -56,8 +56,8 @@ async def assert_unknown(store: BlobStore, digest: Digest) -> None:
 async def test_a_blob_is_begun_grows_and_appears(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
     assert staged.size == 0
-    await staged.append([CONTENT[:1000]])
-    await staged.append([CONTENT[1000:1001], CONTENT[1001:5000], CONTENT[5000:]])
+    staged.append([CONTENT[:1000]])
+    staged.append([CONTENT[1000:1001], CONTENT[1001:5000], CONTENT[5000:]])
     assert staged.size == len(CONTENT)
     digest = await staged.digest("sha256")
     assert digest == Digest.of(CONTENT)
@@ -78,9 +78,9 @@ async def test_an_empty_blob_is_a_blob(store: BlobStore, algorithm: str) -> None
 
 async def test_nothing_appended_changes_nothing(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([])
-    await staged.append([b""])
-    await staged.append([b"", b"a", b""])
+    staged.append([])
+    staged.append([b""])
+    staged.append([b"", b"a", b""])
     assert staged.size == 1
     assert await staged.digest("sha256") == Digest.of(b"a")
 
@@ -88,7 +88,7 @@ async def test_nothing_appended_changes_nothing(store: BlobStore) -> None:
 async def test_a_digest_may_be_asked_at_any_time_and_again(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
     for size in (0, 10, 11, 5000):
-        await staged.append([CONTENT[staged.size : size]])
+        staged.append([CONTENT[staged.size : size]])
         for algorithm in ("sha256", "sha256", "sha512", "sha256"):
             assert await staged.digest(algorithm) == Digest.of(CONTENT[:size], algorithm)
 
@@ -97,10 +97,10 @@ async def test_another_algorithm_may_be_asked_for_once_the_bytes_have_come(
     store: BlobStore,
 ) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     digest = await staged.digest("sha512")
     assert digest == Digest.of(CONTENT, "sha512")
-    await staged.append([b"more"])
+    staged.append([b"more"])
     assert await staged.digest("sha512") == Digest.of(CONTENT + b"more", "sha512")
     assert await staged.digest("sha256") == Digest.of(CONTENT + b"more")
 
@@ -108,11 +108,11 @@ async def test_another_algorithm_may_be_asked_for_once_the_bytes_have_come(
 @pytest.mark.parametrize("size", [0, 1, 4999, 5000])
 async def test_bytes_can_be_taken_back(store: BlobStore, size: int) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT[:5000]])
+    staged.append([CONTENT[:5000]])
     await staged.truncate(size)
     assert staged.size == size
     assert await staged.digest("sha256") == Digest.of(CONTENT[:size])
-    await staged.append([b"other"])
+    staged.append([b"other"])
     digest = Digest.of(CONTENT[:size] + b"other")
     assert await staged.digest("sha256") == digest
     await staged.publish(digest)
@@ -121,7 +121,7 @@ async def test_bytes_can_be_taken_back(store: BlobStore, size: int) -> None:
 
 async def test_discarding_removes_the_bytes_and_may_happen_twice(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     await staged.discard()
     assert await store.staged() == {}
     await staged.discard()
@@ -132,7 +132,7 @@ async def test_discarding_removes_the_bytes_and_may_happen_twice(store: BlobStor
 
 async def test_the_store_discards_what_nobody_holds_open(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     await store.discard(SESSION)
     assert await store.staged() == {}
     await store.discard(SESSION)
@@ -141,10 +141,10 @@ async def test_the_store_discards_what_nobody_holds_open(store: BlobStore) -> No
 
 async def test_what_has_been_discarded_takes_no_more(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     await staged.discard()
     with refused(BLOB_UPLOAD_UNKNOWN):
-        await staged.append([b"more"])
+        staged.append([b"more"])
     with refused(BLOB_UPLOAD_UNKNOWN):
         await staged.truncate(0)
     with refused(BLOB_UPLOAD_UNKNOWN):
@@ -154,10 +154,10 @@ async def test_what_has_been_discarded_takes_no_more(store: BlobStore) -> None:
 
 async def test_what_has_been_published_takes_no_more(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     await staged.publish(Digest.of(CONTENT))
     with refused(BLOB_UPLOAD_UNKNOWN):
-        await staged.append([b"more"])
+        staged.append([b"more"])
     await staged.discard()
     assert await content_of(store, Digest.of(CONTENT)) == CONTENT
 
@@ -166,7 +166,7 @@ async def test_a_blob_that_is_there_already_may_come_again(store: BlobStore) -> 
     digest = Digest.of(CONTENT)
     for number in range(3):
         staged = await store.stage(f"session-{number}", "sha256")
-        await staged.append([CONTENT])
+        staged.append([CONTENT])
         await staged.publish(digest)
     await store.put(digest, CONTENT)
     assert await content_of(store, digest) == CONTENT
@@ -178,7 +178,7 @@ async def test_sessions_do_not_mix(store: BlobStore) -> None:
         content = bytes([number]) * 1000
         staged = await store.stage(f"session-{number}", "sha256")
         for offset in range(0, len(content), 100):
-            await staged.append([content[offset : offset + 100]])
+            staged.append([content[offset : offset + 100]])
         assert await staged.digest("sha256") == Digest.of(content)
         await staged.publish(Digest.of(content))
 
@@ -204,7 +204,7 @@ async def test_a_blob_goes_on_after_a_restart(restart: Restart) -> None:
     store = restart()
     staged = await store.resume(SESSION, "sha256")
     assert staged.size == 3000
-    await staged.append([CONTENT[3000:]])
+    staged.append([CONTENT[3000:]])
     assert await staged.digest("sha256") == Digest.of(CONTENT)
     await staged.publish(Digest.of(CONTENT))
     assert await content_of(restart(), Digest.of(CONTENT)) == CONTENT
@@ -222,7 +222,7 @@ async def test_hashing_catches_up_while_more_bytes_come(restart: Restart, algori
     async with trio.open_nursery() as nursery:
         nursery.start_soon(staged.catch_up)
         for number in range(10):
-            await staged.append([bytes([number]) * 100])
+            staged.append([bytes([number]) * 100])
     await staged.catch_up()
     expected = CONTENT + b"".join(bytes([number]) * 100 for number in range(10))
     assert staged.size == len(expected)
@@ -257,7 +257,7 @@ async def test_bytes_may_be_taken_back_while_hashing_catches_up(restart: Restart
 async def test_catching_up_with_nothing_is_quick(store: BlobStore) -> None:
     staged = await store.stage(SESSION, "sha256")
     await staged.catch_up()
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     await staged.catch_up()
     assert await staged.digest("sha256") == Digest.of(CONTENT)
 
@@ -361,7 +361,7 @@ async def test_every_verb_lets_others_run(store: BlobStore) -> None:
     with trio.testing.assert_checkpoints():
         staged = await store.stage(SESSION, "sha256")
     with trio.testing.assert_checkpoints():
-        await staged.append([CONTENT])
+        staged.append([CONTENT])
     with trio.testing.assert_checkpoints():
         await staged.truncate(5000)
     with trio.testing.assert_checkpoints():

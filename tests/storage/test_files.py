@@ -122,7 +122,7 @@ async def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
     store: FileStore, steps: list[tuple[str, str]]
 ) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     steps.clear()
     await staged.publish(DIGEST)
     assert steps == [
@@ -139,10 +139,10 @@ async def test_long_uploads_are_flushed_along_the_way(
     monkeypatch.setattr(files, "_FLUSH_EVERY", 1000)
     staged = await store.stage(SESSION, "sha256")
     for size, flushes in ((999, 0), (1, 1), (999, 1), (500, 2), (500, 2), (2000, 3)):
-        await staged.append([bytes(size)])
+        staged.append([bytes(size)])
         assert steps.count(("fdatasync", SESSION)) == flushes
     await staged.truncate(0)
-    await staged.append([bytes(1000)])
+    staged.append([bytes(1000)])
     assert steps.count(("fdatasync", SESSION)) == 4
 
 
@@ -150,7 +150,7 @@ async def test_hashing_catches_up_in_steps(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "_CATCH_UP_STEP", 7)
-    await (await store.stage(SESSION, "sha256")).append([CONTENT[:100]])
+    (await store.stage(SESSION, "sha256")).append([CONTENT[:100]])
     staged = await store.resume(SESSION, "sha256")
     assert await staged.digest("sha256") == Digest.of(CONTENT[:100])
 
@@ -187,15 +187,15 @@ async def test_of_an_append_that_did_not_fit_no_byte_counts(
     store: FileStore, tmp_path: Path, disk: Disk, room: int
 ) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT[:3000]])
+    staged.append([CONTENT[:3000]])
     disk.room = room
     with refused(STORE_FULL):
-        await staged.append([CONTENT[3000:4000], CONTENT[4000:5000]])
+        staged.append([CONTENT[3000:4000], CONTENT[4000:5000]])
     assert staged.size == 3000
     assert (tmp_path / "uploads" / SESSION).stat().st_size == 3000
     assert await staged.digest("sha256") == Digest.of(CONTENT[:3000])
     disk.room = None
-    await staged.append([CONTENT[3000:]])
+    staged.append([CONTENT[3000:]])
     assert await staged.digest("sha256") == DIGEST
     await staged.publish(DIGEST)
     assert store.path(DIGEST).read_bytes() == CONTENT
@@ -241,13 +241,13 @@ async def test_a_flush_that_fails_fails_the_append(
 
     monkeypatch.setattr(files, "_FLUSH_EVERY", 1000)
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT[:500]])
+    staged.append([CONTENT[:500]])
     with monkeypatch.context() as broken:
         broken.setattr(os, "fdatasync", fail)
         with refused(STORE_UNAVAILABLE):
-            await staged.append([CONTENT[500:2000]])
+            staged.append([CONTENT[500:2000]])
     assert staged.size == 500
-    await staged.append([CONTENT[500:]])
+    staged.append([CONTENT[500:]])
     assert await staged.digest("sha256") == DIGEST
 
 
@@ -259,7 +259,7 @@ async def test_a_blob_that_could_not_be_published_can_be_published_later(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     with monkeypatch.context() as patch:
         patch.setattr(os, broken, fail)
         with refused(STORE_FULL):
@@ -277,13 +277,13 @@ async def test_a_blob_that_could_not_be_published_still_takes_bytes(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT[:5000]])
+    staged.append([CONTENT[:5000]])
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", fail)
         with refused(STORE_FULL):
             await staged.publish(Digest.of(CONTENT[:5000]))
     assert mode(tmp_path / "uploads" / SESSION) & stat.S_IWUSR  # root may write regardless
-    await staged.append([CONTENT[5000:]])
+    staged.append([CONTENT[5000:]])
     assert await staged.digest("sha256") == DIGEST
 
 
@@ -320,7 +320,7 @@ async def test_a_blob_that_is_removed_can_be_read_to_its_end(store: FileStore) -
 async def test_a_staged_file_that_became_shorter_is_noticed(
     store: FileStore, tmp_path: Path
 ) -> None:
-    await (await store.stage(SESSION, "sha256")).append([CONTENT])
+    (await store.stage(SESSION, "sha256")).append([CONTENT])
     staged = await store.resume(SESSION, "sha256")
     os.truncate(tmp_path / "uploads" / SESSION, 100)
     with refused(STORE_UNAVAILABLE):
@@ -330,7 +330,7 @@ async def test_a_staged_file_that_became_shorter_is_noticed(
 async def test_a_staged_file_that_is_gone_is_an_unknown_upload(
     store: FileStore, tmp_path: Path
 ) -> None:
-    await (await store.stage(SESSION, "sha256")).append([CONTENT])
+    (await store.stage(SESSION, "sha256")).append([CONTENT])
     staged = await store.resume(SESSION, "sha256")
     (tmp_path / "uploads" / SESSION).unlink()
     for verb in (
@@ -345,7 +345,7 @@ async def test_a_staged_file_that_is_gone_is_an_unknown_upload(
 
 async def test_two_uploads_never_share_a_file(store: FileStore, tmp_path: Path) -> None:
     staged = await store.stage(SESSION, "sha256")
-    await staged.append([CONTENT])
+    staged.append([CONTENT])
     with refused(STORE_UNAVAILABLE):
         await store.stage(SESSION, "sha256")
     assert (tmp_path / "uploads" / SESSION).read_bytes() == CONTENT
@@ -388,12 +388,12 @@ async def test_no_descriptor_stays_open(
 ) -> None:
     async def everything() -> None:
         staged = await store.stage(SESSION, "sha256")
-        await staged.append([CONTENT])
+        staged.append([CONTENT])
         await (await store.resume(SESSION, "sha256")).digest("sha512")
         await staged.truncate(5000)
         disk.room = 10
         with refused(STORE_FULL):
-            await staged.append([CONTENT])
+            staged.append([CONTENT])
         disk.room = None
         await staged.digest("sha256")
         await staged.publish(Digest.of(CONTENT[:5000]))
@@ -407,7 +407,7 @@ async def test_no_descriptor_stays_open(
             async with store.open(Digest.of(b"")):
                 pass
         with refused(BLOB_UPLOAD_UNKNOWN):
-            await staged.append([b"x"])
+            staged.append([b"x"])
         await store.check_writable()
         await store.staged()
         store.prepare()

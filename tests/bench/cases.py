@@ -1,0 +1,325 @@
+"""The cases: what is asked of each server in one step, and what is taken down about it."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from tests.bench import content, cpu
+from tests.bench.content import MEBIBYTE, REPOSITORY, TAG, Image, Noise
+from tests.bench.crew import Crew
+from tests.bench.load import Dawdle, Job, Outcome, Probe, Pull, Push, Repeat
+from tests.bench.server import Server
+
+Measures = dict[str, float]
+
+_GIBIBYTE = 1 << 30
+_PUSHED_TO = "bench/pushed"
+_CONNECTIONS = 8
+_NEW_CONNECTIONS = 4
+_PROBES = 4
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """How much of everything; sizes in MiB."""
+
+    seconds: float = 3
+    pull: int = 1024
+    push: int = 512
+    block: int = 64
+    mixed_seconds: float = 10
+    pull_rate: int = 25
+    push_rate: int = 10
+    probes_per_second: int = 50
+    slow_connections: int = 500
+    slow_seconds: float = 10
+    rest_seconds: float = 2
+
+
+QUICK = Scale(
+    seconds=0.2,
+    pull=8,
+    push=4,
+    block=2,
+    mixed_seconds=0.5,
+    pull_rate=8,
+    push_rate=4,
+    slow_connections=20,
+    slow_seconds=0.5,
+    rest_seconds=0.1,
+)
+
+
+class Bench(NamedTuple):
+    """All that a step uses."""
+
+    crew: Crew
+    noise: Noise
+    image: Image
+    scale: Scale
+
+
+class Step(NamedTuple):
+    """One line or a few of the table: how they are measured, once, at one server."""
+
+    name: str
+    measure: Callable[[Server], Measures]
+
+
+class Case(NamedTuple):
+    """Some steps that belong together, and quotients of what two of them measured.
+
+    Only where it needs the bulk, which takes a while to push, need that be there.
+    """
+
+    about: str
+    steps: Callable[[Bench], list[Step]]
+    quotients: Sequence[tuple[str, str, str]] = ()
+    leaves_out: Sequence[str] = ()
+    needs_bulk: bool = False
+
+
+class _Work(NamedTuple):
+    outcomes: list[Outcome]
+    cpu: float
+    peak: float
+
+    @property
+    def wall(self) -> float:
+        return max(one.ended for one in self.outcomes) - min(one.begun for one in self.outcomes)
+
+    @property
+    def milliseconds(self) -> list[float]:
+        return sorted(taken for one in self.outcomes for taken in one.milliseconds)
+
+    @property
+    def gibibytes(self) -> float:
+        return sum(one.size for one in self.outcomes) / _GIBIBYTE
+
+    def bulk(self) -> Measures:
+        return {
+            "CPU-s/GiB": self.cpu / self.gibibytes,
+            "MiB/s": self.gibibytes * 1024 / self.wall,
+        }
+
+    def requests(self) -> Measures:
+        return {
+            "CPU µs": self.cpu * 1e6 / len(self.milliseconds),
+            "p50 ms": statistics.median(self.milliseconds),
+        }
+
+
+def _work(bench: Bench, server: Server, jobs: Sequence[Job], *, watch: bool = False) -> _Work:
+    marks: list[float] = []
+
+    def mark() -> None:
+        marks.append(cpu.seconds(server.roots))
+
+    peak = 0.0
+    if watch:
+        with cpu.Watch(server.roots) as watching:
+            outcomes = bench.crew.perform(jobs, before=mark, after=mark)
+        peak = watching.peak
+    else:
+        outcomes = bench.crew.perform(jobs, before=mark, after=mark)
+    server.ciphers |= {one.cipher for one in outcomes if one.cipher}
+    return _Work(outcomes, marks[1] - marks[0], peak)
+
+
+def _percentile(ordered: Sequence[float], part: float) -> float:
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def _manifest(reference: str) -> str:
+    return f"/v2/{REPOSITORY}/manifests/{reference}"
+
+
+def _blob(digest: str) -> str:
+    return f"/v2/{REPOSITORY}/blobs/{digest}"
+
+
+def _asking(
+    bench: Bench, server: Server, *, method: str, path: str, reconnect: bool = False
+) -> Measures:
+    job = Repeat(server.target, method, path, bench.scale.seconds, reconnect)
+    jobs = [job] * (_NEW_CONNECTIONS if reconnect else _CONNECTIONS)
+    return _work(bench, server, jobs).requests()
+
+
+def _small(bench: Bench) -> list[Step]:
+    questions = [
+        ("GET /v2/", "GET", "/v2/"),
+        ("GET manifest by tag", "GET", _manifest(TAG)),
+        ("GET manifest by digest", "GET", _manifest(bench.image.manifest)),
+        ("HEAD blob", "HEAD", _blob(bench.image.layer)),
+    ]
+    return [
+        Step(name, partial(_asking, bench, method=method, path=path))
+        for name, method, path in questions
+    ]
+
+
+def _connect(bench: Bench) -> list[Step]:
+    questions = [("GET /v2/", "/v2/"), ("GET manifest by tag", _manifest(TAG))]
+    return [
+        Step(name, partial(_asking, bench, method="GET", path=path, reconnect=True))
+        for name, path in questions
+    ]
+
+
+def _pulling(bench: Bench, count: int, server: Server) -> Measures:
+    job = Pull(server.target, _blob(bench.image.bulk), bench.image.bulk_size)
+    return _work(bench, server, [job] * count).bulk()
+
+
+def _pull(bench: Bench) -> list[Step]:
+    return [Step(f"×{count}", partial(_pulling, bench, count)) for count in (1, 4, 8)]
+
+
+def _pushing(bench: Bench, streamed: bool, count: int, server: Server) -> Measures:
+    size = bench.scale.push * MEBIBYTE
+    job = Push(server.target, _PUSHED_TO, bench.noise, size, streamed)
+    work = _work(bench, server, [job] * count)
+    _forget(server, work)
+    return work.bulk()
+
+
+def _hashing(bench: Bench, server: Server) -> Measures:
+    del server
+    size = bench.scale.push * MEBIBYTE
+    begun = time.process_time()
+    content.bare_hash(bench.noise, size)
+    return {"CPU-s/GiB": (time.process_time() - begun) * _GIBIBYTE / size}
+
+
+def _push(bench: Bench) -> list[Step]:
+    steps = [
+        Step(f"{name} ×{count}", partial(_pushing, bench, streamed, count))
+        for name, streamed in (("streamed", True), ("monolithic", False))
+        for count in (1, 4)
+    ]
+    return [*steps, Step("only hashlib.sha256", partial(_hashing, bench))]
+
+
+def _probes(bench: Bench, server: Server, seconds: float) -> list[Job]:
+    gap = 1 / bench.scale.probes_per_second
+    return [
+        Probe(server.target, _manifest(TAG), seconds, every=gap * _PROBES, delay=gap * number)
+        for number in range(_PROBES)
+    ]
+
+
+def _mixing(bench: Bench, server: Server) -> Measures:
+    scale = bench.scale
+    rates = scale.pull_rate * MEBIBYTE, scale.push_rate * MEBIBYTE
+    down, up = (int(rate * scale.mixed_seconds) // MEBIBYTE * MEBIBYTE for rate in rates)
+    pull = Pull(server.target, _blob(bench.image.bulk), down, rates[0])
+    push = Push(server.target, _PUSHED_TO, bench.noise, up, rate=rates[1])
+    probes = _probes(bench, server, scale.mixed_seconds)
+    work = _work(bench, server, [*[pull] * 4, *[push] * 2, *probes])
+    _forget(server, work)
+    late = max(one.ended - one.begun for one in work.outcomes) - scale.mixed_seconds
+    return {
+        "p50 ms": statistics.median(work.milliseconds),
+        "p99 ms": _percentile(work.milliseconds, 0.99),
+        "CPU %": work.cpu / work.wall * 100,
+        "transfers late s": max(0.0, late),
+    }
+
+
+def _latency(bench: Bench) -> list[Step]:
+    return [Step("manifest beside 4 pulls, 2 pushes", partial(_mixing, bench))]
+
+
+def _slowing(bench: Bench, server: Server) -> Measures:
+    scale = bench.scale
+    before = cpu.memory(server.roots)
+    path = _blob(bench.image.block)
+    dawdle = Dawdle(server.target, path, scale.slow_connections, scale.slow_seconds)
+    probes = _probes(bench, server, scale.slow_seconds)
+    work = _work(bench, server, [dawdle, *probes], watch=True)
+    return {
+        "p99 ms": _percentile(work.milliseconds, 0.99),
+        "max ms": work.milliseconds[-1],
+        "RSS before MiB": before,
+        "RSS most MiB": work.peak,
+    }
+
+
+def _slow(bench: Bench) -> list[Step]:
+    return [Step(f"{bench.scale.slow_connections} idle pulls", partial(_slowing, bench))]
+
+
+def _idling(bench: Bench, server: Server) -> Measures:
+    server.stop()
+    seconds = server.start()
+    time.sleep(bench.scale.rest_seconds)
+    before = cpu.memory(server.roots)
+    target = server.target
+    _work(bench, server, [Repeat(target, "GET", _manifest(TAG), bench.scale.seconds)] * 8)
+    _work(bench, server, [Pull(target, _blob(bench.image.block), bench.image.block_size)] * 8)
+    push = Push(target, _PUSHED_TO, bench.noise, bench.scale.block * MEBIBYTE)
+    _forget(server, _work(bench, server, [push] * 4))
+    time.sleep(bench.scale.rest_seconds)
+    return {
+        "start ms": seconds * 1000,
+        "RSS MiB": before,
+        "RSS after load MiB": cpu.memory(server.roots),
+    }
+
+
+def _idle(bench: Bench) -> list[Step]:
+    return [Step("started anew", partial(_idling, bench))]
+
+
+def _forget(server: Server, work: _Work) -> None:
+    for one in work.outcomes:
+        if one.digest:
+            server.forget(_PUSHED_TO, one.digest)
+
+
+CASES: dict[str, Case] = {
+    "idle": Case(
+        "From the start of the process to the first 200, resident memory then, and after requests, "
+        "pulls and pushes.",
+        _idle,
+    ),
+    "small": Case(
+        "Small requests on 8 connections that stay open, one after the other on each: "
+        "server CPU per request, and how long the middle one takes.",
+        _small,
+    ),
+    "connect": Case(
+        "A new TLS connection with a full handshake for every request, 4 at a time: "
+        "server CPU per connection with its request.",
+        _connect,
+    ),
+    "pull": Case(
+        "A blob of 1 GiB, 1, 4 and 8 times at once: server CPU per GiB, MiB/s of all together, and "
+        "how the latter grows.",
+        _pull,
+        quotients=(("×4", "×1", "MiB/s"), ("×8", "×1", "MiB/s")),
+        needs_bulk=True,
+    ),
+    "push": Case(
+        "New blobs of 512 MiB, 1 and 4 at once, streamed (POST, a PATCH in chunks, PUT) and "
+        "monolithic (POST, PUT): server CPU per GiB, MiB/s; and what hashing alone costs here.",
+        _push,
+    ),
+    "latency": Case(
+        "Manifests at fixed times, 50 a second, while 4 pulls of 25 MiB/s and 2 pushes of 10 MiB/s "
+        "run: the middle and the 99th percentile, counted from when each was due.",
+        _latency,
+        needs_bulk=True,
+    ),
+    "slow": Case(
+        "500 connections ask for a blob of 64 MiB each and take a few bytes a second: how long "
+        "manifests take meanwhile, and the server's memory. Without nginx, which would put 32 GiB "
+        "into temporary files.",
+        _slow,
+        leaves_out=("nginx",),
+    ),
+}
