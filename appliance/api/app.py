@@ -6,6 +6,7 @@ like a known one. Whatever a handler raises becomes an answer here: a `RegistryE
 JSON, anything else a 500 without detail and a traceback in the log.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import quote_from_bytes
@@ -34,6 +35,7 @@ CLIENT_GONE = 499
 _log = structlog.get_logger()
 # Asked for all the time by whoever watches the daemon: never refused, and logged only when not well.
 _QUIET_PATHS = {resource.value.encode() for resource in (Resource.HEALTH, Resource.READY)}
+_PLAIN = re.compile(rb"[A-Za-z0-9._/:-]*")
 _NOBODY = Account("", claimed=False)
 
 
@@ -142,7 +144,7 @@ class Application:
             "request",
             client=exchange.client,
             account=exchange.account or "-",
-            method=_printable(exchange.method.encode()),
+            method=exchange.method if exchange.method.isalpha() else "-",
             path=_printable(exchange.raw_path),
             status=exchange.status,
             received=exchange.received,
@@ -153,6 +155,8 @@ class Application:
 
 def _printable(text: bytes) -> str:
     """Encode what would steer a terminal, or anything but ASCII."""
+    if _PLAIN.fullmatch(text):
+        return text.decode("ascii")
     return quote_from_bytes(text, safe="/%:@!$&'()*+,;=~[]")
 
 

@@ -40,6 +40,8 @@ Headers = Iterable[tuple[str, str]]
 
 _CHUNK = 256 << 10
 _PARAMETERS_MAX = 32
+_ANNOUNCING = {"1.0", "1.1"}
+_NOTHING = [b"0"]
 _GATHER = 1 << 20  # bytes handed to a thread at once: few hops, and still little memory
 _ALWAYS = (
     (b"docker-distribution-api-version", b"registry/2.0"),
@@ -70,6 +72,9 @@ class Exchange:
         self._send = send
         self._stall_seconds = stall_seconds
         self._body_max = body_max
+        self._fields: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            self._fields.setdefault(name, []).append(value)
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.account = ""
@@ -81,8 +86,10 @@ class Exchange:
         self.sent = 0
         """Bytes of the answer's body so far."""
         # Before HTTP/2 a body is announced (RFC 9112 6.3), so most requests need no look for one.
-        self._more_to_come = scope["http_version"] not in {"1.0", "1.1"} or bool(
-            self.headers(b"transfer-encoding") or self.header(b"content-length") not in {None, "0"}
+        self._more_to_come = (
+            scope["http_version"] not in _ANNOUNCING
+            or b"transfer-encoding" in self._fields
+            or self._fields.get(b"content-length", _NOTHING) != _NOTHING
         )
 
     @property
@@ -113,11 +120,11 @@ class Exchange:
 
     def headers(self, name: bytes) -> list[bytes]:
         """Return all headers of that lower-case name."""
-        return [value for key, value in self._scope["headers"] if key == name]
+        return self._fields.get(name, [])
 
     def header(self, name: bytes) -> str | None:
         """Return the first header of that lower-case name."""
-        found = self.headers(name)
+        found = self._fields.get(name)
         return found[0].decode("latin-1") if found else None
 
     @property

@@ -8,8 +8,8 @@ reads run where they are asked, each bounded by a page, none left open across an
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Self, TypeVar, cast
@@ -26,15 +26,11 @@ _GROUP_MAX = 256
 _BUSY_SECONDS = 10.0
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-        raise  # ours to mend
-    except sqlite3.DatabaseError as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        raise (STORE_FULL if full else STORE_UNAVAILABLE).error() from error
+def _translated(error: sqlite3.DatabaseError) -> Exception:
+    if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+        return error  # ours to mend
+    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return (STORE_FULL if full else STORE_UNAVAILABLE).error()
 
 
 class _Job:
@@ -105,8 +101,10 @@ class Database:
 
     def read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query that reads little; raises STORE_UNAVAILABLE."""
-        with _translated():
+        try:
             return self._reader.execute(query, parameters).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _translated(error) from error
 
     async def write(self, writing: Callable[[sqlite3.Connection], T]) -> T:
         """Run `writing` in a transaction; it is durable on return.
@@ -117,8 +115,10 @@ class Database:
             raise STORE_UNAVAILABLE.error("the catalogue is closed")
         job = _Job(writing)
         self._queue.put(job)
-        with _translated():
+        try:
             return cast("T", await job.wait())
+        except sqlite3.DatabaseError as error:
+            raise _translated(error) from error
 
     async def aclose(self) -> None:
         """Finish what is queued, then close."""

@@ -1,7 +1,6 @@
 """What a request brings to prove an account (RFC 7617, the Basic scheme)."""
 
-import binascii
-from base64 import b64decode
+from binascii import Error, a2b_base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,9 +30,9 @@ def parse_credentials(headers: Sequence[bytes]) -> Credentials | None:
     if scheme.lower() != b"basic":
         raise UNAUTHORIZED.error("this registry understands Basic authentication")
     try:
-        account, colon, password = b64decode(value.strip(), validate=True).partition(b":")
+        account, colon, password = a2b_base64(value.strip(), strict_mode=True).partition(b":")
         name = account.decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except (Error, UnicodeDecodeError):
         raise UNAUTHORIZED.error("the credentials are not base64 of name:password") from None
     if not colon:
         raise UNAUTHORIZED.error("the credentials are not base64 of name:password")

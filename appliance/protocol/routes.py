@@ -8,6 +8,7 @@ the raw path and percent-decoded afterwards, so that `%2f` can never join or spl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from urllib.parse import unquote_to_bytes
 
@@ -105,6 +106,10 @@ def resolve(method: str, raw_path: bytes) -> Route:
     Raises PATH_UNKNOWN, NAME_INVALID, REQUEST_INVALID for text that is not UTF-8, or
     METHOD_UNSUPPORTED with the `Allow` header.
     """
+    return (_recent if len(raw_path) <= _RECENT_MAX else _resolve)(method, raw_path)
+
+
+def _resolve(method: str, raw_path: bytes) -> Route:
     resource, name, tail = _locate(_segments(raw_path))
     methods = ACTIONS[resource]
     meant = "GET" if method == "HEAD" else method
@@ -116,6 +121,11 @@ def resolve(method: str, raw_path: bytes) -> Route:
     if name is not None:
         parse_name(name)
     return Route(resource, meant, methods[meant], name or "", tail)
+
+
+_recent = lru_cache(maxsize=4096)(_resolve)
+_RECENT_MAX = 512
+"""Bytes of a path that is remembered; longer ones would make the memory of strangers' size."""
 
 
 def _segments(raw_path: bytes) -> tuple[str, ...]:

@@ -119,17 +119,19 @@ class Http1Connection:
         self._waiting = True
         while arrived.startswith(b"\r\n"):  # left over from clients of long ago (RFC 9112, 2.2)
             del arrived[:2]
-        wait = self.timeouts.head if arrived else self.timeouts.idle
-        self._patience.deadline = trio.current_time() + wait
+        begun = False
         while (end := arrived.find(END)) < 0:
             check_partial(arrived)
-            if self.stopping and not arrived:
-                return None
-            piece = await self.stream.receive_some()
+            if not arrived:
+                if self.stopping:
+                    return None
+                self._patience.deadline = trio.current_time() + self.timeouts.idle
+            elif not begun:
+                begun = True
+                self._patience.deadline = trio.current_time() + self.timeouts.head
+            piece = await self.stream.receive_next()
             if not piece:
                 return None
-            if not arrived:
-                self._patience.deadline = trio.current_time() + self.timeouts.head
             arrived += piece
         end += len(END)
         if end > HEAD_MAX:
@@ -319,11 +321,16 @@ class _Request:
         stream = self._connection.stream
         head = b"" if self._started else self._begin(None if more else len(content))
         content = self._framed(content, more=more)
-        if head and len(content) > _JOIN_MAX:
-            await stream.send_all(head)
+        if len(content) > _JOIN_MAX:
+            if head:
+                await stream.send_all(head)
             await stream.send_all(content)
         elif head or content:
-            await stream.send_all(head + content)
+            message = head + content
+            # Whoever asks next is waited for, so nobody is kept waiting by this.
+            sent = stream.send_at_once(message)
+            if sent < len(message):
+                await stream.send_all(message[sent:])
 
     async def _send_file(self, message: Message, *, more: bool) -> None:
         count = message["count"]

@@ -108,6 +108,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def try_write(self, data: memoryview) -> int | Want:
         """Hand over some of `data`; a retry after `Want` brings the same data."""
 
+    def _holds_data(self) -> bool:
+        """Tell whether there is something to read that the socket knows nothing of."""
+        return False
+
     @abstractmethod
     def _end(self) -> Want | None:
         """Tell the peer that nothing more will come."""
@@ -145,6 +149,30 @@ class SocketStream(trio.abc.HalfCloseableStream):
             while sent < len(whole):
                 with whole[sent : sent + _SLICE_SIZE] as part:
                     sent += await self._drive(lambda: self.try_write(part), self._wait_to_send)
+
+    async def receive_next(self) -> bytes:
+        """Give what arrives next, as `receive_some` does; for when nothing is likely to be there.
+
+        To wait first, and try then, saves an attempt that would be in vain.
+        """
+        if self._holds_data():
+            return await self.receive_some()
+        with self._receiving:
+            outcome: bytes | Want = Want.READ
+            while isinstance(outcome, Want):
+                await self._wait(outcome)
+                self._require_open()
+                outcome = self._read(RECEIVE_SIZE)
+            return outcome
+
+    def send_at_once(self, data: bytes) -> int:
+        """Hand over what is taken without waiting; return how much, and `send_all` the rest."""
+        with self._sending:
+            self._require_open()
+            if self._eof_sent:
+                raise trio.ClosedResourceError("nothing can be sent after the end")
+            outcome = self.try_write(memoryview(data))
+            return 0 if isinstance(outcome, Want) else outcome
 
     async def lend(self, step: Callable[[], _T]) -> _T:
         """Run `step` in a worker thread for transfers, which has the stream to itself meanwhile.
@@ -238,9 +266,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     async def _wait(self, want: Want) -> None:
         direction = self._readable if want is Want.READ else self._writable
-        # If the stream was closed meanwhile, `_require_open` knows why.
-        with suppress(trio.ClosedResourceError):
+        try:
             await direction.ready(self.socket)
+        except trio.ClosedResourceError:
+            pass  # the stream was closed meanwhile, and `_require_open` knows why
 
     async def _wait_to_send(self, want: Want) -> None:
         queued = self._queued()

@@ -222,6 +222,9 @@ class TLSStream(SocketStream):
             room -= len(record)
         return b"".join(records)
 
+    def _holds_data(self) -> bool:
+        return bool(self._tls.pending())
+
     def _read_record(self, max_bytes: int) -> bytes | Want:
         if self._ended:
             return b""
