@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 import msgspec
 import structlog
@@ -76,7 +76,7 @@ class _Writer:
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def logger(self, *_: Any) -> "_Writer":
+    def logger(self, *_: object) -> "_Writer":
         return self
 
     def msg(self, line: str) -> None:

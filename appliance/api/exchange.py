@@ -10,7 +10,7 @@ Two extensions of the server's, where it has them, keep the bytes of blobs out o
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -320,7 +320,7 @@ class Exchange:
             await self._send_body(b"", more=False)
 
     async def _start(self, status: int, headers: Headers) -> None:
-        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+        encoded = [_encoded(field) for field in headers]
         self.status = status
         await self._send(
             {"type": "http.response.start", "status": status, "headers": [*_ALWAYS, *encoded]}
@@ -332,3 +332,10 @@ class Exchange:
         except ConnectionError:
             raise ClientGoneError from None
         self.sent += len(piece)
+
+
+@lru_cache(maxsize=4096)
+def _encoded(field: tuple[str, str]) -> tuple[bytes, bytes]:
+    """Encode a header; most answers repeat those of others."""
+    name, value = field
+    return name.lower().encode(), value.encode("latin-1")

@@ -1,5 +1,7 @@
 """Manifests and the lists made of them: tags, repositories, referrers."""
 
+from functools import lru_cache
+
 from appliance.api.blobs import IMMUTABLE, is_fresh
 from appliance.api.exchange import Exchange
 from appliance.api.uploads import created
@@ -30,13 +32,9 @@ class ManifestResource:
         reference = _existing(route.tail)
         found = await self._manifests.find(route.name, reference)
         digest = found.descriptor.digest
-        headers = [
-            ("Content-Type", found.descriptor.media_type),
-            ("Docker-Content-Digest", str(digest)),
-            ("ETag", f'"{digest}"'),
-        ]
+        headers = _described(digest, found.descriptor.media_type)
         if isinstance(reference, Digest):
-            headers.append(("Cache-Control", IMMUTABLE))
+            headers = (*headers, ("Cache-Control", IMMUTABLE))
         if is_fresh(exchange, digest):
             await exchange.answer(304, headers, size=found.descriptor.size)
         elif exchange.is_head:
@@ -104,6 +102,15 @@ class ListResource:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
         await exchange.answer_json(200, document, headers)
+
+
+@lru_cache(maxsize=4096)
+def _described(digest: Digest, media_type: str) -> tuple[tuple[str, str], ...]:
+    return (
+        ("Content-Type", media_type),
+        ("Docker-Content-Digest", str(digest)),
+        ("ETag", f'"{digest}"'),
+    )
 
 
 def _existing(text: str) -> Digest | str:

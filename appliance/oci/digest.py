@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, Self
 
 from appliance.oci.errors import DIGEST_INVALID
@@ -33,6 +34,7 @@ class Digest:
     hex: str
 
     @classmethod
+    @lru_cache(maxsize=8192)  # noqa: B019  holds no instance's self; the same few are asked for again
     def parse(cls, text: str) -> Self:
         """Read `algorithm:hex`; raises DIGEST_INVALID with what is wrong with the text."""
         shape = _SHAPE.fullmatch(text)

@@ -7,6 +7,10 @@ from appliance.oci.errors import DIGEST_INVALID, MANIFEST_UNKNOWN, NAME_UNKNOWN
 from appliance.oci.manifest import Manifest, StoredManifest, parse_manifest
 from appliance.protocol.paging import Page
 from appliance.registry.ports import BlobStore, ManifestRecords
+from appliance.registry.recent import Recent
+
+_RECENT_MAX = 16 << 20
+"""Bytes of manifests that are kept in memory, of those the records do not hold themselves."""
 
 
 class Manifests:
@@ -15,6 +19,7 @@ class Manifests:
     def __init__(self, *, store: BlobStore, records: ManifestRecords) -> None:
         self._store = store
         self._records = records
+        self._recent = Recent(_RECENT_MAX)
 
     async def find(self, repository: str, reference: Digest | str) -> StoredManifest:
         """Look a manifest up by digest or tag; raises MANIFEST_UNKNOWN."""
@@ -28,8 +33,13 @@ class Manifests:
         """Return a manifest's bytes exactly as they were pushed."""
         if manifest.content is not None:
             return manifest.content
-        async with self._store.open(manifest.descriptor.digest) as region:
-            return await region.read(0, region.size)
+        digest = manifest.descriptor.digest
+        content = self._recent.get(digest)
+        if content is None:
+            async with self._store.open(digest) as region:
+                content = await region.read(0, region.size)
+            self._recent.put(digest, content)
+        return content
 
     async def put(
         self, repository: str, reference: Digest | str, content: bytes, content_type: str | None

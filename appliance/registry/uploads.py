@@ -26,7 +26,7 @@ from appliance.oci.errors import (
     RegistryError,
 )
 from appliance.protocol.ranges import ContentRange
-from appliance.protocol.session import Chunk, Session, accept_chunk, range_header
+from appliance.protocol.session import Session, accept_chunk, range_header
 from appliance.registry.ports import BlobStore, Body, SessionRecords, Staged
 
 _log = structlog.get_logger()
@@ -220,11 +220,19 @@ class Uploads:
             if error.row is RANGE_INVALID:
                 error.headers = (*error.headers, *_progress(session))
             raise
+        received = 0
+
+        def take(pieces: Sequence[bytes | memoryview]) -> None:
+            nonlocal received
+            received += sum(map(len, pieces))
+            chunk.check_room(received)
+            staged.append(pieces)
+
         try:
-            await _receive(staged, chunk, body)
-            chunk.check_end(staged.size - start)
+            await body.drain(take)
+            chunk.check_end(received)
         except RegistryError:
-            if chunk.length is not None and staged.size - start > chunk.length:
+            if chunk.length is not None and received > chunk.length:
                 await staged.truncate(start)
             raise
 
@@ -270,19 +278,6 @@ class Uploads:
             self._open.pop(session.record.id, None)
             await session.staged.discard()
             await self._records.remove_session(session.record.id)
-
-
-async def _receive(staged: Staged, chunk: Chunk, body: Body) -> None:
-    """Append a body as it comes; what arrived before it broke off is kept."""
-    received = 0
-
-    def take(pieces: Sequence[bytes | memoryview]) -> None:
-        nonlocal received
-        received += sum(map(len, pieces))
-        chunk.check_room(received)
-        staged.append(pieces)
-
-    await body.drain(take)
 
 
 def _progress(session: _OpenSession) -> tuple[tuple[str, str], ...]:

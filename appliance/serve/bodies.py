@@ -30,8 +30,11 @@ class BodyDecoder(Protocol):
         Bytes are left over only once the body has ended. Raises RefusalError for bad framing.
         """
 
-    def may_end_with(self, arrived: memoryview) -> bool:
-        """Tell whether the body could be over with these bytes: waiting for more may be in vain."""
+    def missing_after(self, arrived: memoryview) -> int | None:
+        """Tell how many bytes must follow these before the body is over; None if that is unknown.
+
+        With 0 it may be over, so that waiting for more may be in vain.
+        """
 
 
 def decoder_for(head: RequestHead) -> BodyDecoder:
@@ -55,9 +58,9 @@ class SizedBody:
         self.finished = not self._missing
         return ([content] if content else []), len(content)
 
-    def may_end_with(self, arrived: memoryview) -> bool:
+    def missing_after(self, arrived: memoryview) -> int:
         """See BodyDecoder."""
-        return len(arrived) >= self._missing
+        return max(0, self._missing - len(arrived))
 
 
 class ChunkedBody:
@@ -84,9 +87,9 @@ class ChunkedBody:
                 position += self._read_line(arrived[position : position + _LINE_MAX])
         return content, position
 
-    def may_end_with(self, arrived: memoryview) -> bool:
+    def missing_after(self, arrived: memoryview) -> int | None:
         """See BodyDecoder."""
-        return bytes(arrived[-5:]) == b"0\r\n\r\n"
+        return 0 if bytes(arrived[-5:]) == b"0\r\n\r\n" else None
 
     def _read_line(self, arrived: memoryview) -> int:
         """Take bytes up to the end of a line, or all of them."""

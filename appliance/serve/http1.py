@@ -354,9 +354,8 @@ class _Request:
         announced = whole
         self._close = not head.keep_alive or connection.stopping
         if not self._decoder.finished:
-            self._close = self._close or not self._decoder.may_end_with(
-                memoryview(bytes(connection.arrived))
-            )
+            arrived = memoryview(bytes(connection.arrived))
+            self._close = self._close or self._decoder.missing_after(arrived) != 0
         extra = []
         for name, value in fields:
             if name == b"content-length":

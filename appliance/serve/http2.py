@@ -58,6 +58,11 @@ if TYPE_CHECKING:
 _READ_SIZE = 256 << 10
 _SLICE_SIZE = 16 << 10  # handed to h2 at once: a thousand tiny frames, or most of a large one
 _SLICE_SECONDS = 0.01  # after which others get their turn
+# A client that uploads at full speed brings one TLS record after the other, and each costs a round
+# of the loop. After a moment there are several, for the price of one.
+_LULL_SECONDS = 0.001
+_LULL_SIZE = 64 << 10
+_RECORD_SIZE = 16 << 10
 _WRITE_SIZE = 256 << 10
 _TURN_SIZE = 64 << 10  # what one request may send while others wait
 _REPLIES_MAX = 64 << 10
@@ -70,8 +75,6 @@ _log = structlog.get_logger()
 
 class Http2Connection(H2Protocol):
     """One connection, from its first request to its last."""
-
-    connection: Wire
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class Http2Connection(H2Protocol):
         self.stream = stream
         self.endpoints = endpoints
         self.timeouts = timeouts
-        self.connection = Wire()
+        self.wire = self.connection = Wire()
         self.requests: dict[int, Request] = {}
         """Those the application works on, by stream."""
         self.stopping = False
@@ -125,7 +128,7 @@ class Http2Connection(H2Protocol):
         if self.stopping or self.closed:
             return
         self.stopping = True
-        self.connection.go_away(ErrorCodes.NO_ERROR)
+        self.wire.go_away(ErrorCodes.NO_ERROR)
         self._wake()
         if not self.requests:
             self._lose()
@@ -142,15 +145,17 @@ class Http2Connection(H2Protocol):
                 if not data:
                     return
                 await self._digest(data)
+                if self.requests and _RECORD_SIZE // 2 <= len(data) <= _LULL_SIZE:
+                    await trio.sleep(_LULL_SECONDS)
         if self._patience.cancelled_caught and not self.closed:
-            self._lingering = self.connection.head_begun
-            self.connection.go_away(ErrorCodes.NO_ERROR)
+            self._lingering = self.wire.head_begun
+            self.wire.go_away(ErrorCodes.NO_ERROR)
 
     async def _digest(self, data: bytes) -> None:
         since = trio.current_time()
         for offset in range(0, len(data), _SLICE_SIZE):
             await self.handle(RawData(data[offset : offset + _SLICE_SIZE]))
-            while self.connection.queued > _REPLIES_MAX and not self.closed:
+            while self.wire.queued > _REPLIES_MAX and not self.closed:
                 await self._relief.park()
             if self.closed:
                 return
@@ -159,8 +164,8 @@ class Http2Connection(H2Protocol):
                 since = trio.current_time()
 
     def _set_deadline(self) -> None:
-        frames = self.connection.frames_received
-        if not self.connection.head_begun:
+        frames = self.wire.frames_received
+        if not self.wire.head_begun:
             self._head_at = inf
         elif self._head_at == inf or frames != self._frames_seen:
             self._head_at = trio.current_time() + self.timeouts.head
@@ -192,13 +197,13 @@ class Http2Connection(H2Protocol):
         stream_id = event.stream_id
         if (
             self.stopping
-            or self.connection.open_inbound_streams > STREAMS_MAX
+            or self.wire.open_inbound_streams > STREAMS_MAX
             or len(self.requests) >= 2 * STREAMS_MAX
         ):
-            self.connection.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            self.wire.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         request = Request(
-            self.connection,
+            self.wire,
             stream_id,
             event.headers,
             stall_seconds=self.timeouts.stall,
@@ -260,7 +265,7 @@ class Http2Connection(H2Protocol):
 
     def _batch(self) -> bytes:
         """Collect what can be sent now: replies and heads, then content, turn by turn."""
-        pieces: list[Buffer] = [self.connection.data_to_send()]
+        pieces: list[Buffer] = [self.wire.data_to_send()]
         room, idle = _WRITE_SIZE, 0
         while room > 0 and idle < len(self._queue):
             request = self._queue.popleft()

@@ -57,15 +57,15 @@ class Request:
         "_invited",
         "_missing",
         "_news",
-        "_queued",
         "_queue",
+        "_queued",
         "_stall_seconds",
         "_start",
         "_stream_id",
         "_taken",
         "_told_end",
-        "_wire",
         "_wake",
+        "_wire",
         "gone",
     )
 

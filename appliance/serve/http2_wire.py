@@ -25,7 +25,6 @@ they are decoded, and so is every frame before it is buffered.
 """
 
 import struct
-from collections.abc import Iterable
 
 import trio
 from h2.config import H2Configuration
@@ -176,7 +175,17 @@ class Wire(H2Connection):
 
     def _receive_frame(self, frame: Frame) -> list[Event]:
         self.frames_received += 1
-        events = super()._receive_frame(frame)
+        if isinstance(frame, DataFrame):
+            # By h2's own way each would first be written out in hexadecimal, for a log nobody keeps.
+            frames, events = self._receive_data_frame(frame)
+            self._prepare_for_sending(frames)
+        else:
+            events = super()._receive_frame(frame)
+        self._weigh(frame, events)
+        return events
+
+    def _weigh(self, frame: Frame, events: list[Event]) -> None:
+        """Count a frame as work or as chatter; raises DenialOfServiceError."""
         if any(isinstance(event, StreamReset) for event in events):
             self._resets.spend()
         if isinstance(frame, DataFrame) and (frame.data or "END_STREAM" in frame.flags):
@@ -185,7 +194,6 @@ class Wire(H2Connection):
             self._chatter.earn(_REQUEST_EARNS)
         else:
             self._chatter.spend()
-        return events
 
     def _receive_headers_frame(self, frame: HeadersFrame) -> _Outcome:
         frame.flags.discard("PRIORITY")
@@ -278,9 +286,7 @@ class _Frames(FrameBuffer):
 
     def _update_header_buffer(self, f: Frame | None) -> Frame | None:
         whole = super()._update_header_buffer(f)
-        block: Iterable[Frame] = self._headers_buffer
-        if isinstance(whole, HeadersFrame):
-            block = [whole]
+        block = [whole] if isinstance(whole, HeadersFrame) else self._headers_buffer
         if sum(len(part.data) for part in block) > _BLOCK_MAX:
             raise DenialOfServiceError(f"a head takes more than {_BLOCK_MAX} bytes")
         return whole

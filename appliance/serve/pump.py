@@ -14,6 +14,7 @@ as the bytes are the same, and those of a blob are.
 import errno
 import os
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +30,11 @@ Sink = Callable[[Sequence[memoryview]], None]
 
 _BUFFER_SIZE = 256 << 10
 _TURN_SECONDS = 0.1
-_PATIENCE_MS = 10
-"""How long a thread waits for the peer before it returns; less than another turn would cost."""
+_PATIENCE_MS = 2
+"""How long a thread waits for the peer before it returns."""
+
+_ENOUGH = 128 << 10
+"""Bytes that are worth waking up for."""
 
 _SENDFILE_MAX = 4 << 20
 _TOGETHER_MAX = 64 << 10
@@ -228,28 +232,42 @@ class _Draining:
             self._take(memoryview(before))
         with _buffers.one() as buffer:
             while not self._decoder.finished and time.monotonic() < end:
-                filled, want = self._fill(buffer)
+                filled, want = self._fill(buffer, end)
                 if filled:
                     self._take(buffer[:filled])
                 if want is not None and not self._decoder.finished:
                     return want
         return None
 
-    def _fill(self, buffer: memoryview) -> tuple[int, Want | None]:
+    def _fill(self, buffer: memoryview, end: float) -> tuple[int, Want | None]:
         """Gather what comes at once, so that hashing and writing are done in large pieces."""
         filled = 0
+        waited = False
         while filled < len(buffer):
             outcome = self._stream.try_read_into(buffer[filled:])
             if isinstance(outcome, Want):
-                if self._decoder.may_end_with(buffer[:filled]) or not _moves(self._stream, outcome):
+                missing = self._decoder.missing_after(buffer[:filled])
+                if waited or missing == 0 or time.monotonic() >= end:
                     return filled, outcome
+                self._let_gather(min(missing or _ENOUGH, _ENOUGH, len(buffer) - filled))
+                waited = True
             elif outcome:
                 filled += outcome
+                waited = False
             elif filled:
                 break  # the end will be found again next time
             else:
                 raise EOFError
         return filled, None
+
+    def _let_gather(self, enough: int) -> None:
+        """Wait a moment for that many bytes: waking for each record would cost more than it."""
+        sock = self._stream.socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+        try:
+            _moves(self._stream, Want.READ)
+        finally:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _take(self, arrived: memoryview) -> None:
         self.taken += len(arrived)

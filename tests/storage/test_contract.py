@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance import work
 from appliance.oci.digest import Digest
 from appliance.oci.errors import BLOB_UNKNOWN, BLOB_UPLOAD_UNKNOWN, DIGEST_INVALID
 from appliance.registry.ports import BlobStore
@@ -83,6 +84,30 @@ async def test_nothing_appended_changes_nothing(store: BlobStore) -> None:
     staged.append([b"", b"a", b""])
     assert staged.size == 1
     assert await staged.digest("sha256") == Digest.of(b"a")
+
+
+async def test_pieces_are_good_during_the_call_only(store: BlobStore) -> None:
+    staged = await store.stage(SESSION, "sha256")
+    buffer = bytearray(1000)
+    for number in range(5):
+        buffer[:] = bytes([number]) * 1000
+        with memoryview(buffer) as whole, whole[:10] as first, whole[10:] as rest:
+            staged.append([first, rest])
+    buffer.clear()  # which no one must be looking at any more
+    expected = b"".join(bytes([number]) * 1000 for number in range(5))
+    assert await staged.digest("sha256") == Digest.of(expected)
+    await staged.publish(Digest.of(expected))
+    assert await content_of(store, Digest.of(expected)) == expected
+
+
+async def test_there_may_be_more_pieces_than_one_system_call_takes(store: BlobStore) -> None:
+    pieces = [CONTENT[number % 256 : number % 256 + number % 3] for number in range(5000)]
+    staged = await store.stage(SESSION, "sha256")
+    staged.append(pieces)
+    digest = Digest.of(b"".join(pieces))
+    assert await staged.digest("sha256") == digest
+    await staged.publish(digest)
+    assert await content_of(store, digest) == b"".join(pieces)
 
 
 async def test_a_digest_may_be_asked_at_any_time_and_again(store: BlobStore) -> None:
@@ -178,7 +203,7 @@ async def test_sessions_do_not_mix(store: BlobStore) -> None:
         content = bytes([number]) * 1000
         staged = await store.stage(f"session-{number}", "sha256")
         for offset in range(0, len(content), 100):
-            staged.append([content[offset : offset + 100]])
+            await work.disk(staged.append, [content[offset : offset + 100]])
         assert await staged.digest("sha256") == Digest.of(content)
         await staged.publish(Digest.of(content))
 
@@ -200,7 +225,7 @@ async def test_an_unknown_algorithm_begins_nothing(store: BlobStore) -> None:
 
 
 async def test_a_blob_goes_on_after_a_restart(restart: Restart) -> None:
-    await (await restart().stage(SESSION, "sha256")).append([CONTENT[:3000]])
+    (await restart().stage(SESSION, "sha256")).append([CONTENT[:3000]])
     store = restart()
     staged = await store.resume(SESSION, "sha256")
     assert staged.size == 3000
@@ -217,12 +242,12 @@ async def test_what_never_began_cannot_go_on(store: BlobStore) -> None:
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_hashing_catches_up_while_more_bytes_come(restart: Restart, algorithm: str) -> None:
-    await (await restart().stage(SESSION, algorithm)).append([CONTENT])
+    (await restart().stage(SESSION, algorithm)).append([CONTENT])
     staged = await restart().resume(SESSION, algorithm)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(staged.catch_up)
         for number in range(10):
-            staged.append([bytes([number]) * 100])
+            await work.disk(staged.append, [bytes([number]) * 100])
     await staged.catch_up()
     expected = CONTENT + b"".join(bytes([number]) * 100 for number in range(10))
     assert staged.size == len(expected)
@@ -231,7 +256,7 @@ async def test_hashing_catches_up_while_more_bytes_come(restart: Restart, algori
 
 async def test_several_may_wait_for_the_hash_to_catch_up(restart: Restart) -> None:
     # The background task that recovers sessions is one, a client that commits is another.
-    await (await restart().stage(SESSION, "sha256")).append([CONTENT])
+    (await restart().stage(SESSION, "sha256")).append([CONTENT])
     staged = await restart().resume(SESSION, "sha256")
     found: list[Digest] = []
 
@@ -246,7 +271,7 @@ async def test_several_may_wait_for_the_hash_to_catch_up(restart: Restart) -> No
 
 
 async def test_bytes_may_be_taken_back_while_hashing_catches_up(restart: Restart) -> None:
-    await (await restart().stage(SESSION, "sha256")).append([CONTENT])
+    (await restart().stage(SESSION, "sha256")).append([CONTENT])
     staged = await restart().resume(SESSION, "sha256")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(staged.catch_up)
@@ -275,7 +300,7 @@ async def test_what_is_on_its_way_in_is_listed_with_the_time_of_its_last_byte(
     await store.stage("second", "sha512")
     begun = await store.staged()
     assert set(begun) == {"first", "second"}
-    await first.append([CONTENT])
+    first.append([CONTENT])
     touched = await restart().staged()
     assert touched["first"] >= begun["first"]
     assert touched["second"] == begun["second"]
@@ -360,8 +385,7 @@ async def test_a_store_that_works_is_writable_and_keeps_no_trace_of_the_question
 async def test_every_verb_lets_others_run(store: BlobStore) -> None:
     with trio.testing.assert_checkpoints():
         staged = await store.stage(SESSION, "sha256")
-    with trio.testing.assert_checkpoints():
-        staged.append([CONTENT])
+    staged.append([CONTENT])  # which blocks, and is for threads
     with trio.testing.assert_checkpoints():
         await staged.truncate(5000)
     with trio.testing.assert_checkpoints():

@@ -3,11 +3,12 @@
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from appliance import work
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
@@ -164,15 +165,15 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.room: int | None = None
         self.fault = errno.ENOSPC
-        self._pwrite = os.pwrite
-        monkeypatch.setattr(os, "pwrite", self._write)
+        self._pwritev = os.pwritev
+        monkeypatch.setattr(os, "pwritev", self._write)
 
-    def _write(self, descriptor: int, content: memoryview, offset: int) -> int:
+    def _write(self, descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
         if self.room is None:
-            return self._pwrite(descriptor, content, offset)
+            return self._pwritev(descriptor, pieces, offset)
         if not self.room:
             raise OSError(self.fault, os.strerror(self.fault))
-        written = self._pwrite(descriptor, content[: self.room], offset)
+        written = self._pwritev(descriptor, [b"".join(pieces)[: self.room]], offset)
         self.room -= written
         return written
 
@@ -224,13 +225,24 @@ async def test_a_whole_blob_that_cannot_be_written_leaves_nothing(
             pass
 
 
+@pytest.mark.parametrize("size", [1, 7, 100, 101])
 async def test_a_disk_that_writes_little_at_a_time_writes_all(
-    store: FileStore, monkeypatch: pytest.MonkeyPatch
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    pwrite = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:7], at))
-    await store.put(DIGEST, CONTENT)
-    assert store.path(DIGEST).read_bytes() == CONTENT
+    pwritev, writes = os.pwritev, 0
+
+    def write(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+        nonlocal writes
+        writes += 1
+        return pwritev(descriptor, [b"".join(pieces)[:size]], offset)
+
+    monkeypatch.setattr(os, "pwritev", write)
+    content = CONTENT[:1000]
+    staged = await store.stage(SESSION, "sha256")
+    staged.append([b"", content[:1], content[1:101], b"", content[101:108], content[108:], b""])
+    assert writes >= 1000 // size
+    await staged.publish(Digest.of(content))
+    assert store.path(Digest.of(content)).read_bytes() == content
 
 
 async def test_a_flush_that_fails_fails_the_append(
@@ -334,7 +346,7 @@ async def test_a_staged_file_that_is_gone_is_an_unknown_upload(
     staged = await store.resume(SESSION, "sha256")
     (tmp_path / "uploads" / SESSION).unlink()
     for verb in (
-        lambda: staged.append([b"x"]),
+        lambda: work.disk(staged.append, [b"x"]),
         lambda: staged.truncate(0),
         lambda: staged.digest("sha256"),
         lambda: staged.publish(DIGEST),
