@@ -77,6 +77,7 @@ class Http1Connection:
         self._application = application
         self._patience = trio.CancelScope()
         self._waiting = False
+        self._used = False
 
     async def serve(self) -> None:
         """Answer requests until either side has had enough; the stream is left open.
@@ -129,10 +130,13 @@ class Http1Connection:
             elif not begun:
                 begun = True
                 self._patience.deadline = trio.current_time() + self.timeouts.head
-            piece = await self.stream.receive_next()
+            # A first request comes on the heels of the handshake, a later one when it comes.
+            receive = self.stream.receive_next if self._used else self.stream.receive_some
+            piece = await receive()
             if not piece:
                 return None
             arrived += piece
+        self._used = True
         end += len(END)
         if end > HEAD_MAX:
             check_partial(arrived)

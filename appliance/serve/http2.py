@@ -58,11 +58,6 @@ if TYPE_CHECKING:
 _READ_SIZE = 256 << 10
 _SLICE_SIZE = 16 << 10  # handed to h2 at once: a thousand tiny frames, or most of a large one
 _SLICE_SECONDS = 0.01  # after which others get their turn
-# A client that uploads at full speed brings one TLS record after the other, and each costs a round
-# of the loop. After a moment there are several, for the price of one.
-_LULL_SECONDS = 0.001
-_LULL_SIZE = 64 << 10
-_RECORD_SIZE = 16 << 10
 _WRITE_SIZE = 256 << 10
 _TURN_SIZE = 64 << 10  # what one request may send while others wait
 _REPLIES_MAX = 64 << 10
@@ -145,8 +140,6 @@ class Http2Connection(H2Protocol):
                 if not data:
                     return
                 await self._digest(data)
-                if self.requests and _RECORD_SIZE // 2 <= len(data) <= _LULL_SIZE:
-                    await trio.sleep(_LULL_SECONDS)
         if self._patience.cancelled_caught and not self.closed:
             self._lingering = self.wire.head_begun
             self.wire.go_away(ErrorCodes.NO_ERROR)

@@ -91,6 +91,8 @@ def server_context(certificates: Sequence[Certificate], *, alpn: Sequence[str]) 
         raise ValueError("a TLS server needs at least one certificate")
     first, *others = certificates
     context = _context_for(first, alpn)
+    if not others:
+        return context  # there is nothing to choose from, and asking costs each handshake
     # `None` stands for the context that is asking, which must not hold itself alive.
     by_name: dict[str, SSL.Context | None] = dict.fromkeys(first.names)
     for certificate in others:
@@ -119,7 +121,10 @@ def _context_for(certificate: Certificate, alpn: Sequence[str]) -> SSL.Context:
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle connection keeps no 16 KiB buffers
     context.set_cipher_list(_TLS12_SUITES)
     context.set_tls13_ciphersuites(_TLS13_SUITES)
-    context.set_session_id(b"registry")  # tickets are good with every certificate of the listener
+    # Sessions are resumed by tickets, which the clients keep, good with every certificate of the
+    # listener. OpenSSL's own memory would hold thousands of sessions that nobody asks for.
+    context.set_session_id(b"registry")
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     try:
         context.use_certificate(certificate.leaf)
         for issuer in certificate.chain:
@@ -161,6 +166,7 @@ class TLSStream(SocketStream):
             self._tls.set_accept_state()
         else:
             self._tls.set_connect_state()
+        self._server_side = server_side
         self._ready = False
         self._ended = False
 
@@ -174,6 +180,8 @@ class TLSStream(SocketStream):
             if self._ready:
                 await trio.lowlevel.checkpoint()
                 return
+            if self._server_side:
+                await self._wait(Want.READ)  # it is the client who begins
             await self._drive(self._shake_hands, self._wait)
             self._ready = True
 
