@@ -9,19 +9,23 @@ import errno
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
+from appliance import work
 from appliance.serve.connection import ASGIApplication, Endpoints, Timeouts
 from appliance.serve.guard import ConnectionLimits
 from appliance.serve.http1 import Http1Connection
-from appliance.serve.http2 import Http2Connection
 from appliance.serve.listeners import Listening, TlsContext
 from appliance.serve.proxies import TrustedProxies
 from appliance.serve.proxy_protocol import ProxyHeaderError, read_header
 from appliance.serve.sockets import PlainStream, SocketStream
 from appliance.serve.tls import TLSStream
+
+if TYPE_CHECKING:
+    from appliance.serve.http2 import Http2Connection
 
 # What accept(2) reports of a connection that failed before it was ours.
 _PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
@@ -58,6 +62,7 @@ class Connections:
         self.change(terms)
         self._streams: set[SocketStream] = set()
         self._served: set[Http1Connection | Http2Connection] = set()
+        self._http2: type[Http2Connection] | None = None
         self._accepting = trio.CancelScope()
         self._closing = False
         self._refused = 0
@@ -184,8 +189,11 @@ class Connections:
             secure=secure,
             proxies=proxies if proxies.trusts(client[0]) else None,
         )
-        two = isinstance(stream, TLSStream) and stream.selected_alpn_protocol() == "h2"
-        kind = Http2Connection if two else Http1Connection
+        kind: type[Http1Connection | Http2Connection] = Http1Connection
+        if isinstance(stream, TLSStream) and stream.selected_alpn_protocol() == "h2":
+            if self._http2 is None:
+                self._http2 = await work.disk(_load_http2)
+            kind = self._http2
         connection = kind(stream, application, endpoints, self._terms.timeouts)
         self._served.add(connection)
         try:
@@ -194,6 +202,13 @@ class Connections:
             await connection.serve()
         finally:
             self._served.discard(connection)
+
+
+def _load_http2() -> "type[Http2Connection]":
+    """Import what is large and seldom needed: few clients of a registry speak HTTP/2."""
+    from appliance.serve.http2 import Http2Connection  # noqa: PLC0415  see above
+
+    return Http2Connection
 
 
 class _Place:
