@@ -102,6 +102,12 @@ class Application:
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
+            await self._handle(exchange)
+        except ClientGoneError:
+            exchange.status = CLIENT_GONE
+
+    async def _handle(self, exchange: Exchange) -> None:
+        try:
             if exchange.raw_path not in _QUIET_PATHS:
                 self._rates.check_address(exchange.client)
             exchange.check_framing()
@@ -113,7 +119,7 @@ class Application:
             if exchange.status is None:
                 await exchange.answer_json(error.row.status, _document(error), error.headers)
         except ClientGoneError:
-            exchange.status = CLIENT_GONE
+            raise
         except Exception:  # noqa: BLE001  one request must never end another
             _log.exception("request failed unexpectedly", path=_printable(exchange.raw_path))
             if exchange.status is None:

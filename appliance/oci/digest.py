@@ -34,7 +34,7 @@ class Digest:
     hex: str
 
     @classmethod
-    @lru_cache(maxsize=8192)  # noqa: B019  holds no instance's self; the same few are asked for again
+    @lru_cache(maxsize=8192)
     def parse(cls, text: str) -> Self:
         """Read `algorithm:hex`; raises DIGEST_INVALID with what is wrong with the text."""
         shape = _SHAPE.fullmatch(text)

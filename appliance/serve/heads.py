@@ -7,6 +7,7 @@ the head: where a body ends is for `bodies` to say. What it lets pass although w
 is refused here.
 """
 
+import re
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
@@ -30,6 +31,8 @@ HEAD_MAX = 32 << 10
 
 FIELDS_MAX = 100
 """Header fields of a request; what sits between a client and us may add some to its dozen."""
+
+_METHOD = re.compile(rb"[A-Z][!#$%&'*+\-.^_`|~0-9A-Za-z]* ")
 
 END = b"\r\n\r\n"
 
@@ -104,9 +107,16 @@ def parse_head(head: bytes) -> RequestHead:
     except HttpParserUpgrade:
         pass  # to go on with HTTP/1.1 is always a right answer (RFC 9110, 7.8)
     except HttpParserInvalidMethodError:
+        if not _METHOD.match(head):
+            raise malformed("this is not HTTP") from None
         raise RefusalError(HTTPStatus.NOT_IMPLEMENTED, "the method is unknown") from None
     except HttpParserError as error:
         raise malformed(str(error)) from None
+    return _understood(head, parser, parsed)
+
+
+def _understood(head: bytes, parser: HttpRequestParser, parsed: _Parsed) -> RequestHead:
+    """Refuse what llhttp lets pass, and take what the header fields say of the message itself."""
     method, target, version = parser.get_method(), parsed.target, parser.get_http_version()
     if version not in {"1.0", "1.1"}:
         raise RefusalError(
@@ -123,10 +133,10 @@ def parse_head(head: bytes) -> RequestHead:
     found.method = method.decode("ascii")
     found.version = version
     found.fields = parsed.fields
-    found.keep_alive = parser.should_keep_alive()
     found.length = 0
     found.chunked = found.expects_continue = False
     hosts = 0
+    options = b""
     for name, value in parsed.fields:
         if name == b"host":
             hosts += 1
@@ -137,11 +147,22 @@ def parse_head(head: bytes) -> RequestHead:
             found.chunked = True
         elif name == b"expect":
             found.expects_continue = version == "1.1" and value.lower() == b"100-continue"
+        elif name == b"connection":
+            options += b"," + value.lower()
     if hosts != 1 and (hosts or version == "1.1"):
         raise malformed("there must be one Host header")
+    found.keep_alive = _keeps_alive(version, options)
     found.raw_path, _, found.query = _path(found, target).partition(b"?")
     found.path = unquote(found.raw_path)
     return found
+
+
+def _keeps_alive(version: str, options: bytes) -> bool:
+    """Tell what the Connection header, or its absence, means (RFC 9112, 9.3)."""
+    if not options:
+        return version == "1.1"
+    named = {option.strip() for option in options.split(b",")}
+    return b"close" not in named and (version == "1.1" or b"keep-alive" in named)
 
 
 def malformed(sentence: str) -> RefusalError:
@@ -176,10 +197,6 @@ def check_partial(received: bytearray) -> None:
 
     Waiting for the end of a head that has no proper line ends would be waiting for the deadline.
     """
-    if len(received) > HEAD_MAX:
-        raise RefusalError(
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {HEAD_MAX} bytes of header"
-        )
     if received[:1] and not 0x41 <= received[0] <= 0x5A:
         raise malformed("this is not HTTP")
     line_end = received.find(b"\n")
@@ -187,6 +204,10 @@ def check_partial(received: bytearray) -> None:
         if not line_end or received[line_end - 1] != 0x0D:
             raise malformed("a line ends with a bare LF")
         line_end = received.find(b"\n", line_end + 1)
+    if len(received) > HEAD_MAX:
+        raise RefusalError(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {HEAD_MAX} bytes of header"
+        )
 
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}

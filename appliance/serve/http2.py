@@ -37,6 +37,7 @@ from h2.events import (
     StreamEnded,
     StreamReset,
 )
+from h2.exceptions import StreamClosedError
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Event as TransportEvent
@@ -193,7 +194,8 @@ class Http2Connection(H2Protocol):
             or self.wire.open_inbound_streams > STREAMS_MAX
             or len(self.requests) >= 2 * STREAMS_MAX
         ):
-            self.wire.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            with suppress(StreamClosedError):  # the client may have reset it in the same breath
+                self.wire.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         request = Request(
             self.wire,

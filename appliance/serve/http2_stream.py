@@ -289,6 +289,12 @@ class Request:
 
     async def _on_its_way(self) -> None:
         """Wait until nothing is held here; raises ConnectionError if that is not to be."""
+        if self._queued:
+            await self._keep_watch()
+        self._require_client()
+
+    async def _keep_watch(self) -> None:
+        """Wait likewise, and reset a stream whose client opens its window too slowly."""
         taken = self._taken
         pace = Pace(self._stall_seconds, trio.current_time())
         while self._queued:
@@ -302,7 +308,6 @@ class Request:
                     self.reset(ErrorCodes.CANCEL)
                 # With a window it is the connection that is slow, and watched by itself.
                 pace = Pace(self._stall_seconds, now)
-        self._require_client()
 
     def _require_client(self) -> None:
         if self.gone:

@@ -239,7 +239,10 @@ class Wire(H2Connection):
         consequences = exc._events  # noqa: SLF001  not empty if this is what closed the stream
         if not consequences:
             return [], events
-        return [RstStreamFrame(frame.stream_id, error_code=exc.error_code)], consequences
+        return [RstStreamFrame(frame.stream_id, error_code=exc.error_code)], [
+            *events,
+            *consequences,
+        ]
 
     def _receive_settings_frame(self, frame: SettingsFrame) -> _Outcome:
         size = frame.settings.get(SettingsFrame.HEADER_TABLE_SIZE, 0)

@@ -266,10 +266,9 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     async def _wait(self, want: Want) -> None:
         direction = self._readable if want is Want.READ else self._writable
-        try:
+        # If the stream was closed meanwhile, `_require_open` knows why.
+        with suppress(trio.ClosedResourceError):
             await direction.ready(self.socket)
-        except trio.ClosedResourceError:
-            pass  # the stream was closed meanwhile, and `_require_open` knows why
 
     async def _wait_to_send(self, want: Want) -> None:
         queued = self._queued()

@@ -4,7 +4,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 from h2.config import H2Configuration
@@ -25,6 +25,9 @@ from hyperframe.frame import ContinuationFrame, Frame, GoAwayFrame, HeadersFrame
 from appliance.serve.connection import Endpoints, Timeouts
 from appliance.serve.http2 import Http2Connection
 from appliance.serve.sockets import PlainStream
+
+if TYPE_CHECKING:
+    import hashlib
 
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -154,7 +157,7 @@ class _ClientWire(H2Connection):
 class Client:
     """A connection from the client's side; nothing happens but by its methods."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, *, window: int = 65535) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, window: int = 65535) -> None:
         self.stream = stream
         self.window = window
         self._sending = trio.Lock()
@@ -163,6 +166,8 @@ class Client:
         """Streams whose content is not acknowledged."""
         self.heads: dict[int, dict[str, str]] = {}
         self.bodies: dict[int, bytearray] = {}
+        self.hashes: dict[int, hashlib._Hash] = {}
+        """Where bodies go that are too large to be kept."""
         self.ended: set[int] = set()
         self.resets: dict[int, int] = {}
         self.informed: list[int] = []
@@ -195,11 +200,13 @@ class Client:
         await self.flush()
         return stream_id
 
-    async def body(self, stream_id: int, content: bytes, *, end: bool = True) -> None:
+    async def body(
+        self, stream_id: int, content: bytes, *, end: bool = True, piece: int = 16384
+    ) -> None:
         """Send content as the windows allow; returns early when the server resets the stream."""
         rest = memoryview(content)
         while rest and stream_id not in self.resets:
-            size = min(self.h2.local_flow_control_window(stream_id), 16384, len(rest))
+            size = min(self.h2.local_flow_control_window(stream_id), piece, len(rest))
             if size:
                 self.h2.send_data(stream_id, bytes(rest[:size]), end and size == len(rest))
                 rest = rest[size:]
@@ -223,8 +230,8 @@ class Client:
         await self.flush()
         return bool(data)
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        with trio.fail_after(PATIENCE):
+    async def until(self, holds: Callable[[], bool], *, within: float = PATIENCE) -> None:
+        with trio.fail_after(within):
             while not holds():
                 assert await self.read(), "the server has left"
 
@@ -251,7 +258,10 @@ class Client:
         elif isinstance(event, InformationalResponseReceived):
             self.informed.append(event.stream_id)
         elif isinstance(event, DataReceived):
-            self.bodies.setdefault(event.stream_id, bytearray()).extend(event.data)
+            if event.stream_id in self.hashes:
+                self.hashes[event.stream_id].update(event.data)
+            else:
+                self.bodies.setdefault(event.stream_id, bytearray()).extend(event.data)
             if event.stream_id not in self.stalled and event.flow_controlled_length:
                 size = event.flow_controlled_length
                 self.h2.acknowledge_received_data(size, event.stream_id)

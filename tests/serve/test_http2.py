@@ -3,6 +3,7 @@
 import pytest
 import trio
 from h2.errors import ErrorCodes
+from trio.testing import MockClock
 
 from appliance.serve.http2_wire import STREAM_WINDOW, STREAMS_MAX
 from tests.serve.http2_client import CHUNK, PATIENCE, serving
@@ -54,6 +55,15 @@ async def test_a_body_reaches_the_application_whole() -> None:
             stream_id = await client.request("/read", method="PUT", end=False)
             await client.body(stream_id, bytes(size))
             assert (await client.answer(stream_id)).body == b"%d" % size
+
+
+@pytest.mark.parametrize("piece", [1000, 256 << 10])
+async def test_a_body_may_come_in_frames_of_any_size(piece: int) -> None:
+    async with serving() as (client, _):
+        stream_id = await client.request("/read", method="PUT", end=False)
+        await client.until(lambda: client.h2.local_flow_control_window(stream_id) == STREAM_WINDOW)
+        await client.body(stream_id, bytes(2 * MIB), piece=piece)
+        assert (await client.answer(stream_id)).body == b"%d" % (2 * MIB)
 
 
 async def test_padding_and_trailers_are_no_content() -> None:
@@ -158,20 +168,45 @@ async def test_of_eight_streams_one_that_stalls_does_not_hold_up_seven() -> None
         assert (await client.answer(ids[0])).body == expected(2 * MIB)
 
 
-async def test_a_stream_that_takes_nothing_is_reset_and_the_others_go_on() -> None:
-    async with serving(stall=0.05) as (client, server):
+async def test_a_stream_that_takes_nothing_is_reset_and_the_others_go_on(
+    mock_clock: MockClock,
+) -> None:
+    async with serving(stall=60, idle=1000) as (client, server):
         stuck = await client.request(f"/big?{MIB}")
         client.stalled.add(stuck)
+        for _ in range(6):  # a byte now and then is nothing
+            await trio.testing.wait_all_tasks_blocked()
+            assert stuck not in client.resets
+            mock_clock.jump(13)
+            assert (await client.get()).body == b"hello"
+            if stuck not in client.resets:
+                client.h2.increment_flow_control_window(1, stuck)
+                await client.flush()
         await client.until(lambda: stuck in client.resets)
         assert client.resets[stuck] == ErrorCodes.CANCEL
         assert (await client.get()).body == b"hello"
         assert server.application.left == ["/big"]
 
 
-async def test_the_end_of_an_answer_is_waited_for_no_longer_either() -> None:
-    async with serving(stall=0.05, window=10) as (client, server):
+async def test_a_slow_stream_is_left_alone(mock_clock: MockClock) -> None:
+    async with serving(stall=60, idle=1000) as (client, _):
+        slow = await client.request(f"/big?{MIB}")
+        client.stalled.add(slow)
+        while slow not in client.ended:
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(50)
+            client.h2.increment_flow_control_window(20_000, slow)
+            await client.flush()
+            await client.get()
+        assert (await client.answer(slow)).body == expected(MIB)
+
+
+async def test_the_end_of_an_answer_is_waited_for_no_longer_either(mock_clock: MockClock) -> None:
+    async with serving(stall=60, idle=1000, window=10) as (client, server):
         stuck = await client.request("/big?20")
         client.stalled.add(stuck)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(61)
         await client.until(lambda: stuck in client.resets)
         assert server.application.running == 0
         assert (await client.get()).body == b"hello"

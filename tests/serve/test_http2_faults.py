@@ -4,6 +4,7 @@ import pytest
 import structlog
 import trio
 from h2.errors import ErrorCodes
+from trio.testing import MockClock
 
 from tests.serve.http2_client import GOOD, PATIENCE, serving
 
@@ -135,38 +136,59 @@ async def test_half_an_answer_cannot_be_taken_for_a_whole_one(path: str) -> None
 # -- the connection's end
 
 
-async def test_an_idle_connection_is_closed() -> None:
-    async with serving(idle=0.05) as (client, server):
+async def test_an_idle_connection_is_closed_whatever_it_chats(mock_clock: MockClock) -> None:
+    async with serving(idle=60) as (client, server):
+        await client.get()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(31)
+        client.h2.ping(bytes(8))
+        await client.flush()
+        await client.until(lambda: client.pongs == 1)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(31)
         await client.until_closed()
         assert client.goodbye == ErrorCodes.NO_ERROR
-        assert server.over.is_set()
+        await server.over.wait()
 
 
-async def test_a_busy_connection_is_not_idle() -> None:
-    async with serving(idle=0.01) as (client, server):
+async def test_a_busy_connection_is_not_idle(mock_clock: MockClock) -> None:
+    async with serving(idle=60) as (client, server):
         stream_id = await client.request("/held")
-        with trio.move_on_after(0.1):
-            await client.until_closed()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(1000)
+        await trio.testing.wait_all_tasks_blocked()
         server.application.go_on.set()
         assert (await client.answer(stream_id)).body == b"hello"
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(61)
         await client.until_closed()
+        assert client.goodbye == ErrorCodes.NO_ERROR
 
 
 @pytest.mark.parametrize("sent", [8, 30])
-async def test_a_head_begun_must_be_finished(sent: int) -> None:
-    async with serving(head=0.05) as (client, _):
+async def test_a_head_begun_must_be_finished(sent: int, mock_clock: MockClock) -> None:
+    async with serving(head=30, idle=1000) as (client, _):
         await client.get()
-        client.h2.put_head(3, GOOD, end=True)
-        data = bytearray(client.h2.data_to_send()) + b"\0\0\0\x09\0\0\0\0\3" * 3
+        held = await client.request("/held")
+        client.h2.put_head(held + 2, GOOD, end=True)
+        data = bytearray(client.h2.data_to_send()) + b"\0\0\0\x09\0\0\0\0\5" * 3
         data[4] &= ~4  # END_HEADERS
         await client.raw(bytes(data[:sent]))
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(20)
+        await client.raw(bytes(data[sent : sent + 1]))
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.goodbye is None
+        mock_clock.jump(11)
         await client.until_closed()
         assert client.goodbye == ErrorCodes.NO_ERROR
 
 
-async def test_a_preface_must_come_at_all() -> None:
-    async with serving(idle=0.05, start=False) as (client, server):
+async def test_a_preface_must_come_at_all(mock_clock: MockClock) -> None:
+    async with serving(idle=60, start=False) as (client, server):
         await client.raw(b"PRI * HTTP")
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(61)
         await server.over.wait()
 
 
@@ -177,6 +199,9 @@ async def test_stopping_lets_requests_end_and_refuses_new_ones() -> None:
         await client.get()
         server.connection.stop()
         server.connection.stop()
+        hasty = client.h2.get_next_available_stream_id()
+        client.h2.put_head(hasty, GOOD, end=True)
+        client.h2.reset_stream(hasty)
         late = await client.request("/")
         await client.until(lambda: client.goodbye == ErrorCodes.NO_ERROR)
         server.application.go_on.set()
