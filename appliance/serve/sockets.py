@@ -2,7 +2,7 @@
 
 Three things set these streams apart from trio's own `SocketStream`.
 
-*Deadlines.* A caller may shield its `send_all` from cancellation (hypercorn does), so a deadline
+*Deadlines.* A caller may shield its `send_all` from cancellation, so a deadline
 round the call would not help: it lives here. Each time a send has to wait, the peer gets
 `stall_seconds` to take something. "Something" cannot be read off the socket becoming writable:
 Linux reports that only once a third of the send buffer is free, and that buffer grows to

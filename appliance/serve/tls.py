@@ -42,7 +42,7 @@ during the handshake is an error.
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, TypeVar
 
 import trio
 from OpenSSL import SSL
@@ -190,11 +190,6 @@ class TLSStream(SocketStream):
         self._require_handshake()
         return self._tls.get_alpn_proto_negotiated().decode("ascii") or None
 
-    @property
-    def transport_stream(self) -> Self:
-        """The stream itself: hypercorn looks here for `.socket`, as on a trio.SSLStream."""
-        return self
-
     def _shake_hands(self) -> Want | None:
         try:
             return self._call(self._tls.do_handshake)
@@ -218,7 +213,8 @@ class TLSStream(SocketStream):
             return record
         records = [record]
         room = max_bytes - len(record)
-        while room and len(record) >= _GATHER_FROM:
+        # HTTP/2 makes a short record after each full one: only where it comes first is it alone.
+        while room and record and (len(record) >= _GATHER_FROM or len(records) > 1):
             try:
                 another = self._read_record(room)
             except trio.BrokenResourceError:

@@ -137,6 +137,7 @@ def open_registry(
     *,
     anonymous: Sequence[Action] = (),
     stall_seconds: float = 5,
+    body_max: int = 0,
     rates: RequestLimits | None = None,
 ) -> Registry:
     """Open the registry in a folder; `close` it before the folder is opened again."""
@@ -164,6 +165,7 @@ def open_registry(
         readiness=Readiness(store=store, records=catalogue),
         authority=AUTHORITY,
         stall_seconds=stall_seconds,
+        body_max=body_max,
         rates=rates,
     )
     return Registry(application, uploads, store, database, htpasswd)

@@ -178,7 +178,7 @@ def test_blanks_behind_a_value_do_not_change_what_it_means(blank: bytes) -> None
         (b"GET / HTTP/1.1, HTTP/1.0", BAD),
         (b"FROB / HTTP/1.1", UNKNOWN),
         (b"GETT / HTTP/1.1", UNKNOWN),
-        (b"get / HTTP/1.1", UNKNOWN),
+        (b"get / HTTP/1.1", BAD),
         (b"GET / HTTP/0.9", VERSION),
         (b"GET / HTTP/2.0", VERSION),
     ],

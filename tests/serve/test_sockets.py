@@ -39,14 +39,6 @@ async def test_plain_stream_is_a_stream() -> None:
     await check_half_closeable_stream(plain_pair, clogged_pair)
 
 
-async def test_hypercorn_takes_it_for_plain() -> None:
-    left, right = await plain_pair()
-    async with left, right:
-        assert not hasattr(left, "do_handshake")
-        assert not hasattr(left, "transport_stream")
-        assert left.socket.getpeername() == right.socket.getsockname()
-
-
 async def drain(sock: socket.socket) -> None:
     while sock.recv(MEGABYTE):
         await trio.lowlevel.checkpoint()

@@ -435,14 +435,6 @@ async def test_nothing_moves_before_the_handshake(context: SSL.Context) -> None:
                 stream.selected_alpn_protocol()
 
 
-async def test_hypercorn_finds_what_it_looks_for(context: SSL.Context) -> None:
-    server, client = await connected(context)
-    async with server, client:
-        await server.do_handshake()  # a second time changes nothing
-        assert server.transport_stream.socket.getpeername() == client.socket.getsockname()
-        assert server.selected_alpn_protocol() is None
-
-
 # --- handshakes that fail
 
 

@@ -373,7 +373,10 @@ def test_ten_thousand_connections_opened_and_dropped_leave_nothing(registry: Dae
 @pytest.fixture(scope="module")
 def registry2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A registry that speaks HTTP/2 to all who can."""
-    settings = {"tls": {"alpn": ["h2", "http/1.1"]}, "limits": _LIMITS}
+    settings: dict[str, dict[str, object]] = {
+        "tls": {"alpn": ["h2", "http/1.1"]},
+        "limits": {**_LIMITS},
+    }
     with daemon.running(tmp_path_factory.mktemp("adversary2"), settings=settings) as running:
         running.client().push_blob("target", _BLOB)
         connection, _ = speak(running)  # so that what HTTP/2 needs is loaded before any comparison

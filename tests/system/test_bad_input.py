@@ -270,7 +270,7 @@ def test_plain_http_on_the_tls_port_does_not_hurt(registry: Daemon) -> None:
 
 
 def test_clients_that_fall_silent_are_let_go(tmp_path: Path) -> None:
-    limits = {"handshake": "1s", "idle": "1s", "stall": "1s"}
+    limits = {"handshake": "1s", "head": "1s", "idle": "1s", "stall": "1s"}
     with daemon.running(tmp_path / "registry", settings={"limits": limits}) as patient:
         client = patient.client()
         plain = Client(patient.address, ca=None, login=None)
