@@ -9,6 +9,7 @@ system call for each request. What is left is written at the end of the process.
 """
 
 import atexit
+import json
 import logging
 import sys
 import threading
@@ -59,7 +60,9 @@ def configure(
 
 
 def _json(event: dict[str, object], **_: object) -> str:
-    return _encoder.encode(event).decode()
+    line = _encoder.encode(event)
+    # Beyond ASCII there are characters that some readers take for the end of a line.
+    return line.decode() if line.isascii() else json.dumps(json.loads(line))
 
 
 _encoder = msgspec.json.Encoder(enc_hook=repr)

@@ -184,7 +184,7 @@ class Exchange:
 
         extension = self._scope.get("extensions", {}).get("registry.request.drain")
         if extension is None:
-            await self._gather(take)
+            await self._gather(sink)
             return
         try:
             await extension["drain"](take)
@@ -195,7 +195,7 @@ class Exchange:
         finally:
             self._more_to_come = False
 
-    async def _gather(self, take: Sink) -> None:
+    async def _gather(self, sink: Sink) -> None:
         """Let a thread have a piece at a time, neither tiny nor huge."""
         gathered: list[bytes] = []
         waiting = 0
@@ -206,11 +206,11 @@ class Exchange:
                     waiting += len(piece)
                     if waiting >= _GATHER:
                         content, gathered, waiting = gathered, [], 0
-                        await work.disk(take, content)
+                        await work.disk(sink, content)
         finally:
             if gathered:
                 with trio.CancelScope(shield=True):  # one bounded write of what has been received
-                    await work.disk(take, gathered)
+                    await work.disk(sink, gathered)
 
     def _count(self, size: int) -> None:
         self.received += size
@@ -286,7 +286,7 @@ class Exchange:
 
     async def _send_watched(self, region: Region, span: Span) -> None:
         """Send it piece by piece, while watching for a client that leaves."""
-        failure: RegistryError | None = None
+        failure: RegistryError | ClientGoneError | None = None
         gone = False
 
         async def watch() -> None:
@@ -300,7 +300,7 @@ class Exchange:
             nursery.start_soon(watch)
             try:
                 await self._send_region(region, span)
-            except RegistryError as error:
+            except (RegistryError, ClientGoneError) as error:
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:

@@ -232,14 +232,14 @@ async def serving(
 
 async def read_body(receive: Receive) -> bytes:
     """Pull a whole body, as an application would."""
-    body = b""
+    pieces: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionError("the client has left")
-        body += message["body"]
+        pieces.append(message["body"])
         if not message["more_body"]:
-            return body
+            return b"".join(pieces)
 
 
 async def start(

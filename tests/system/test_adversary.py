@@ -503,11 +503,11 @@ def test_a_session_survives_all_this(registry: Daemon) -> None:
     session = client.send_chunk(session, 0, _BLOB[:1000])
     connection = client.connect()
     connection.sendall(client.head("PATCH", session, {"Content-Length": "1000"}) + _BLOB[1000:1500])
-    reset(connection)
     eventually(
         lambda: client.request("GET", session).headers["Range"] == "0-1499",
         within=10,
         what="what came is kept",
     )
+    reset(connection)
     rest = client.request("PUT", finished(session, digest_of(_BLOB)), _BLOB[1500:])
     assert rest.status == 201
