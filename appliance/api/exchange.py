@@ -163,7 +163,10 @@ class Exchange:
             piece = message.get("body", b"")
             self._more_to_come = message.get("more_body", False)
             if piece:
-                pace.count(len(piece), trio.current_time())
+                now = trio.current_time()
+                pace.count(len(piece), now)
+                if self._more_to_come and now > pace.deadline:
+                    raise self._stalled()
                 self._count(len(piece))
                 yield piece
 

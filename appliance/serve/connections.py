@@ -113,6 +113,7 @@ class Connections:
                 elif error.errno not in _PASSING:
                     raise
             else:
+                peer.setblocking(False)
                 nursery.start_soon(self._handle, peer, address[:2], listening)
                 at_once += 1
                 if at_once % _ACCEPT_AT_ONCE == 0:

@@ -32,6 +32,7 @@ HEAD_MAX = 32 << 10
 FIELDS_MAX = 100
 """Header fields of a request; what sits between a client and us may add some to its dozen."""
 
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%]*\]|[!$%&'()*+,;=\-._~0-9A-Za-z]*)(?::[0-9]*)?")
 _METHOD = re.compile(rb"[A-Z][!#$%&'*+\-.^_`|~0-9A-Za-z]* ")
 
 END = b"\r\n\r\n"
@@ -95,7 +96,7 @@ class _Parsed:
         self.target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
+        self.fields.append((name.lower(), value.rstrip(b" \t")))
 
 
 def parse_head(head: bytes) -> RequestHead:
@@ -140,6 +141,8 @@ def _understood(head: bytes, parser: HttpRequestParser, parsed: _Parsed) -> Requ
     for name, value in parsed.fields:
         if name == b"host":
             hosts += 1
+            if not _HOST.fullmatch(value):
+                raise malformed("the Host header is malformed")
         elif name == b"content-length":
             found.length = int(value)
         elif name == b"transfer-encoding":
@@ -187,9 +190,12 @@ def _path(head: RequestHead, target: bytes) -> bytes:
     if not separator or scheme.lower() not in {b"http", b"https"}:
         raise malformed("the target is neither a path nor a URL")
     # As if to a proxy: the authority stands for the Host header, whatever that one says.
-    host, slash, path = rest.partition(b"/")
+    host = re.split(rb"[/?]", rest, maxsplit=1)[0]
+    if not host or not _HOST.fullmatch(host):
+        raise malformed("the target names no host")
     head.fields = [(b"host", host), *(field for field in head.fields if field[0] != b"host")]
-    return slash + path if slash else b"/"
+    path = rest[len(host) :]
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def check_partial(received: bytearray) -> None:

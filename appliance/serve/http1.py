@@ -75,8 +75,7 @@ class Http1Connection:
         """What has been received and belongs to no request yet."""
         self.stopping = False
         self._application = application
-        self._patience = trio.CancelScope()
-        self._waiting = False
+        self._waiting = trio.CancelScope()
         self._used = False
 
     async def serve(self) -> None:
@@ -85,22 +84,17 @@ class Http1Connection:
         Raises trio.BrokenResourceError and trio.ClosedResourceError when the client is gone.
         """
         try:
-            with self._patience:
-                while (head := await self._next_head()) is not None:
-                    self._patience.deadline = inf
-                    if not await self._answer(head):
-                        return
+            while (head := await self._next_head()) is not None:
+                if not await self._answer(head):
+                    return
         except RefusalError as error:
             await self._refuse(error)
-        if self._patience.cancelled_caught and self.arrived:
-            sentence = f"the head did not arrive within {self.timeouts.head:g} seconds"
-            await self._refuse(RefusalError(HTTPStatus.REQUEST_TIMEOUT, sentence))
 
     def stop(self) -> None:
         """End with the request under way, or now if there is none."""
         self.stopping = True
-        if self._waiting and not self.arrived:
-            self._patience.cancel()
+        if not self.arrived:
+            self._waiting.cancel()
 
     async def _refuse(self, error: RefusalError) -> None:
         await self.stream.send_all(refusal(error))
@@ -117,22 +111,17 @@ class Http1Connection:
     async def _next_head(self) -> RequestHead | None:
         """Wait for a request; None when there will not be one."""
         arrived = self.arrived
-        self._waiting = True
-        while arrived.startswith(b"\r\n"):  # left over from clients of long ago (RFC 9112, 2.2)
-            del arrived[:2]
-        begun = False
-        while (end := arrived.find(END)) < 0:
-            check_partial(arrived)
-            if not arrived:
-                if self.stopping:
-                    return None
-                self._patience.deadline = trio.current_time() + self.timeouts.idle
-            elif not begun:
-                begun = True
-                self._patience.deadline = trio.current_time() + self.timeouts.head
-            # A first request comes on the heels of the handshake, a later one when it comes.
-            receive = self.stream.receive_next if self._used else self.stream.receive_some
-            piece = await receive()
+        idle_until = trio.current_time() + self.timeouts.idle
+        head_until = inf
+        while (end := self._end_of_head()) < 0:
+            if arrived and head_until == inf:
+                head_until = trio.current_time() + self.timeouts.head
+            elif self.stopping and not arrived:
+                return None
+            piece = await self._more(head_until if arrived else idle_until)
+            if piece is None and arrived:
+                sentence = f"the head did not arrive within {self.timeouts.head:g} seconds"
+                raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, sentence)
             if not piece:
                 return None
             arrived += piece
@@ -142,8 +131,26 @@ class Http1Connection:
             check_partial(arrived)
         head = bytes(arrived[:end])
         del arrived[:end]
-        self._waiting = False
         return parse_head(head)
+
+    def _end_of_head(self) -> int:
+        """Find where a head ends among what has arrived; -1 when it does not yet."""
+        arrived = self.arrived
+        while arrived.startswith(b"\r\n"):  # left over from clients of long ago (RFC 9112, 2.2)
+            del arrived[:2]
+        end = arrived.find(END)
+        if end < 0 and arrived != b"\r":
+            check_partial(arrived)
+        return end
+
+    async def _more(self, deadline: float) -> bytes | None:
+        """Receive something; None at the deadline, and when it is time to stop."""
+        # A first request comes on the heels of the handshake, a later one when it comes.
+        receive = self.stream.receive_next if self._used else self.stream.receive_some
+        # The scope holds the waiting alone: what came with the deadline is to be answered.
+        with trio.CancelScope(deadline=deadline) as self._waiting:
+            return await receive()
+        return None
 
     async def _answer(self, head: RequestHead) -> bool:
         """Have the application answer; tell whether another request can follow."""
@@ -251,6 +258,8 @@ class _Request:
 
     async def send(self, message: Message) -> None:
         """Take a part of the response; raises ConnectionError when the client is gone."""
+        if self._finished:
+            raise RuntimeError("the response has ended already")
         match message["type"]:
             case "http.response.start":
                 if self._start is not None:
@@ -341,7 +350,7 @@ class _Request:
         head = b"" if self._started else self._begin(None if more else count)
         if self._chunked:
             raise RuntimeError("a file is sent with a Content-Length")
-        self._count(count)
+        self._count(count, more=more)
         stream = self._connection.stream
         if self._head.method == "HEAD":
             await stream.send_all(head)
@@ -392,12 +401,10 @@ class _Request:
         if self._chunked:
             chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
             return chunk if more else chunk + b"0\r\n\r\n"
-        self._count(len(content))
-        if not more and 0 < self._missing < inf:
-            raise RuntimeError("the response is shorter than its Content-Length")
+        self._count(len(content), more=more)
         return content
 
-    def _count(self, size: int) -> None:
+    def _count(self, size: int, *, more: bool) -> None:
         self._missing -= size
-        if self._missing < 0:
-            raise RuntimeError("the response is longer than its Content-Length")
+        if self._missing < 0 or (not more and 0 < self._missing < inf):
+            raise RuntimeError("the response is not as long as its Content-Length says")

@@ -204,6 +204,8 @@ async def drain(
         before = draining.taken
         want = await stream.lend(draining.turn)
         pace.count(draining.taken - before, trio.current_time())
+        if trio.current_time() >= pace.deadline and not decoder.finished:
+            raise TimeoutError
         if want is not None:
             with trio.move_on_at(pace.deadline) as patience:
                 await stream.wait_to_read(want)
