@@ -19,9 +19,10 @@ from appliance.serve.connection import ASGIApplication, Endpoints, Timeouts
 from appliance.serve.guard import ConnectionLimits
 from appliance.serve.http1 import Http1Connection
 from appliance.serve.listeners import Listening, TlsContext
+from appliance.serve.plain import PlainStream
 from appliance.serve.proxies import TrustedProxies
 from appliance.serve.proxy_protocol import ProxyHeaderError, read_header
-from appliance.serve.sockets import PlainStream, SocketStream
+from appliance.serve.sockets import SocketStream
 from appliance.serve.tls import TLSStream
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ import trio
 
 from appliance.protocol.pace import Pace
 from appliance.serve.bodies import BodyDecoder
-from appliance.serve.sockets import PlainStream, SocketStream, Want
+from appliance.serve.plain import PlainStream
+from appliance.serve.sockets import SocketStream, Want
 
 Sink = Callable[[Sequence[memoryview]], None]
 

@@ -24,7 +24,7 @@ from hyperframe.frame import ContinuationFrame, Frame, GoAwayFrame, HeadersFrame
 
 from appliance.serve.connection import Endpoints, Timeouts
 from appliance.serve.http2 import Http2Connection
-from appliance.serve.sockets import PlainStream
+from appliance.serve.plain import PlainStream
 
 if TYPE_CHECKING:
     import hashlib

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from appliance.serve.connection import Timeouts
 from appliance.serve.http2 import Http2Connection
-from appliance.serve.sockets import PlainStream
+from appliance.serve.plain import PlainStream
 from tests.serve.http2_client import ENDPOINTS, PATIENCE, Application, frame
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)

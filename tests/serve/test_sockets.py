@@ -8,7 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, check_half_closeable_stream, wait_all_tasks_blocked
 
-from appliance.serve.sockets import PlainStream, Want, _Direction
+from appliance.serve.plain import PlainStream
+from appliance.serve.sockets import Want, _Direction
 
 MEGABYTE = 2**20
 
