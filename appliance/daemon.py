@@ -8,6 +8,7 @@ and says so. What a reload can change is put together anew from the new settings
 swapped in between two requests.
 """
 
+import gc
 import os
 import resource
 import signal
@@ -53,6 +54,7 @@ from appliance.storage.files import FileStore
 
 _CERTIFICATES_EVERY = 60.0
 _DESCRIPTORS = 65536
+_GARBAGE_EVERY = 20_000  # objects made and not dropped since the last look for garbage
 _ABORT_SECONDS = 5.0
 _EXPIRE_AT_MOST_EVERY = 600.0
 _NEEDS_RESTART = (
@@ -84,6 +86,11 @@ def run(file: Path | None, environment: Mapping[str, str], announce: Callable[[s
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
     parts = _Parts(settings, file or DEFAULT_FILE)
+    # What is here now stays until the end; to look through it for garbage again and again would
+    # cost each request a little.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_EVERY)
     try:
         trio.run(Daemon(parts, lambda: load(file, environment), announce).run)
     finally:

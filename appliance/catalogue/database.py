@@ -76,6 +76,8 @@ class Database:
     def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
         self._writer = writer
         self._reader = reader
+        self.generation = 0
+        """How many groups of writes there were; what was read in an earlier one may have changed."""
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_groups, name="catalogue", daemon=True)
         self._thread.start()
@@ -150,6 +152,7 @@ class Database:
             for job in group:
                 job.run(self._writer)
             self._writer.execute("COMMIT")
+            self.generation += 1
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")

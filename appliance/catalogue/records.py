@@ -27,6 +27,12 @@ CONTENT_MAX = 64 << 10
 REFERRERS_MAX = 4 << 20
 """Bytes in a page of referrers; the next page follows by `Link` ("Listing Referrers")."""
 
+_RECENT_MAX = 4096
+"""Rows kept in memory until something is written."""
+
+_ROW_MAX = 4 << 10
+"""Bytes of a manifest up to which its row is kept."""
+
 _LINKED = """
     SELECT blob.id, blob.size, repository.id FROM repository
     JOIN link ON link.repository = repository.id
@@ -74,10 +80,12 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._generation = database.generation
+        self._recent: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
 
     async def find_blob(self, repository: str, digest: Digest) -> int | None:
         """Return the size of a blob that the repository links."""
-        rows = self._database.read(_LINKED, (repository, str(digest)))
+        rows = self._lookup(_LINKED, repository, str(digest))
         return rows[0][1] if rows else None
 
     async def find_manifest(
@@ -85,11 +93,25 @@ class Catalogue:
     ) -> StoredManifest | None:
         """Look a manifest up by digest or tag."""
         query = _BY_DIGEST if isinstance(reference, Digest) else _BY_TAG
-        rows = self._database.read(query, (repository, str(reference)))
+        rows = self._lookup(query, repository, str(reference))
         if not rows:
             return None
         media_type, digest, size, content, _, _ = rows[0]
         return StoredManifest(Descriptor(media_type, Digest.parse(digest), size), content)
+
+    def _lookup(self, query: str, repository: str, key: str) -> list[tuple[Any, ...]]:
+        """Read a row, or remember it: clients ask for the same few again and again."""
+        if self._generation != self._database.generation:
+            self._generation = self._database.generation
+            self._recent.clear()
+        asked = (query, repository, key)
+        rows = self._recent.get(asked)
+        if rows is None:
+            rows = self._database.read(query, (repository, key))
+            size = sum(len(value) for row in rows for value in row if isinstance(value, bytes))
+            if rows and len(self._recent) < _RECENT_MAX and size <= _ROW_MAX:
+                self._recent[asked] = rows
+        return rows
 
     async def find_tags(self, repository: str, after: str, limit: int) -> list[str] | None:
         """List tags that sort after one; None when the repository has no manifest at all."""

@@ -33,6 +33,7 @@ _PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _SHORTAGE_SECONDS = 0.1
 _ACCEPT_AT_ONCE = 16
+_EXPIRE_EVERY = 1.0
 _REPORT_EVERY = 10.0
 
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
@@ -80,6 +81,7 @@ class Connections:
         async with trio.open_nursery() as nursery:
             with self._accepting:
                 async with trio.open_nursery() as accepting:
+                    accepting.start_soon(self._expire)
                     for one in listening:
                         accepting.start_soon(self._accept, one, nursery)
             for one in listening:
@@ -119,6 +121,15 @@ class Connections:
                 at_once += 1
                 if at_once % _ACCEPT_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
+
+    async def _expire(self) -> None:
+        """Let idle connections go: one look at all of them is cheaper than a timer for each."""
+        while True:
+            await trio.sleep(min(_EXPIRE_EVERY, self._terms.timeouts.idle))
+            now = trio.current_time()
+            for connection in tuple(self._served):
+                if isinstance(connection, Http1Connection):
+                    connection.expire(now)
 
     async def _handle(
         self, peer: socket.socket, address: tuple[str, int], listening: Listening

@@ -52,7 +52,7 @@ class Http1Connection(Channel):
     ) -> None:
         super().__init__(stream, endpoints, timeouts)
         self._application = application
-        self._waiting = trio.CancelScope()
+        self._idle_since = inf
         self._used = False
 
     async def serve(self) -> None:
@@ -70,8 +70,13 @@ class Http1Connection(Channel):
     def stop(self) -> None:
         """End with the request under way, or now if there is none."""
         self.stopping = True
-        if not self.arrived:
-            self._waiting.cancel()
+        if self._idle_since < inf:
+            self.stream.close()
+
+    def expire(self, now: float) -> None:
+        """End if no request has come for too long; to be called now and then."""
+        if now - self._idle_since >= self.timeouts.idle and not self.stream.has_arrived():
+            self.stream.close()
 
     async def _refuse(self, error: RefusalError) -> None:
         await self.stream.send_all(refusal(error))
@@ -80,20 +85,12 @@ class Http1Connection(Channel):
     async def _next_head(self) -> RequestHead | None:
         """Wait for a request; None when there will not be one."""
         arrived = self.arrived
-        idle_until = trio.current_time() + self.timeouts.idle
-        head_until = inf
+        since = trio.current_time()
         while (end := self._end_of_head()) < 0:
-            if arrived and head_until == inf:
-                head_until = trio.current_time() + self.timeouts.head
-            elif self.stopping and not arrived:
+            if self.stopping and not arrived:
                 return None
-            piece = await self._more(head_until if arrived else idle_until)
-            if piece is None and arrived:
-                sentence = f"the head did not arrive within {self.timeouts.head:g} seconds"
-                raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, sentence)
-            if not piece:
+            if not await (self._complete_head() if arrived else self._begin_head(since)):
                 return None
-            arrived += piece
         self._used = True
         end += len(END)
         if end > HEAD_MAX:
@@ -112,14 +109,28 @@ class Http1Connection(Channel):
             check_partial(arrived)
         return end
 
-    async def _more(self, deadline: float) -> bytes | None:
-        """Receive something; None at the deadline, and when it is time to stop."""
+    async def _begin_head(self, since: float) -> bool:
+        """Receive the first of a request; False when the client leaves instead."""
         # A first request comes on the heels of the handshake, a later one when it comes.
         receive = self.stream.receive_next if self._used else self.stream.receive_some
-        # The scope holds the waiting alone: what came with the deadline is to be answered.
-        with trio.CancelScope(deadline=deadline) as self._waiting:
-            return await receive()
-        return None
+        self._idle_since = since  # `expire` has the deadline, which so costs nothing here
+        try:
+            self.arrived += await receive()
+        finally:
+            self._idle_since = inf
+        return bool(self.arrived)
+
+    async def _complete_head(self) -> bool:
+        """Receive the rest of a head; False when the client leaves before it is whole."""
+        with trio.move_on_after(self.timeouts.head):
+            while self._end_of_head() < 0:
+                piece = await self.stream.receive_some()
+                if not piece:
+                    return False
+                self.arrived += piece
+            return True
+        sentence = f"the head did not arrive within {self.timeouts.head:g} seconds"
+        raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, sentence)
 
     async def _answer(self, head: RequestHead) -> bool:
         """Have the application answer; tell whether another request can follow."""

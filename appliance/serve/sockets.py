@@ -173,6 +173,14 @@ class SocketStream(trio.abc.HalfCloseableStream):
             outcome = self.try_write(memoryview(data))
             return 0 if isinstance(outcome, Want) else outcome
 
+    def has_arrived(self) -> bool:
+        """Tell whether the peer has sent something, or its end, that nobody has received yet."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError as error:
+            return not isinstance(error, BlockingIOError)
+        return True
+
     async def lend(self, step: Callable[[], _T]) -> _T:
         """Run `step` in a worker thread for transfers, which has the stream to itself meanwhile.
 
