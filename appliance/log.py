@@ -9,19 +9,22 @@ system call for each request. What is left is written at the end of the process.
 """
 
 import atexit
+import io
 import json
 import logging
+import os
 import sys
 import threading
 import time
-from collections import deque
 from typing import Literal, TextIO
 
 import msgspec
 import structlog
 
 _COLLECT_SECONDS = 0.05
-_LINES_MAX = 100_000
+_FINISH_SECONDS = 2.0
+_WAITING_MAX = 16 << 20
+"""Bytes of lines that wait to be written; those beyond are lost, and counted."""
 
 
 def configure(
@@ -46,7 +49,12 @@ def configure(
             structlog.processors.JSONRenderer(serializer=_json),
         ]
     )
-    factory = structlog.PrintLoggerFactory(target) if stream else _Writer(target).logger
+    try:
+        factory = (
+            structlog.PrintLoggerFactory(stream) if stream else _Writer(target.fileno()).logger
+        )
+    except io.UnsupportedOperation:  # it is no file
+        factory = structlog.PrintLoggerFactory(target)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -69,14 +77,16 @@ _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 
 class _Writer:
-    """Collects lines and writes them from a thread of its own."""
+    """Collects lines and writes them from a thread of its own, past the stream's own buffer."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lines: deque[str] = deque()
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._turn = threading.Lock()
+        self._lines: list[bytes] = []
+        self._size = 0
         self._lost = 0
         self._some = threading.Event()
-        self._turn = threading.Lock()
+        self._none = threading.Event()
         self._thread: threading.Thread | None = None
 
     def logger(self, *_: object) -> "_Writer":
@@ -84,15 +94,19 @@ class _Writer:
 
     def msg(self, line: str) -> None:
         """Take a line."""
-        if len(self._lines) >= _LINES_MAX:
-            self._lost += 1
-            return
-        self._lines.append(line)
+        content = line.encode("utf-8", "backslashreplace") + b"\n"
+        with self._turn:
+            if self._size + len(content) > _WAITING_MAX:
+                self._lost += 1
+                return
+            self._size += len(content)
+            self._lines.append(content)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
-            atexit.register(self._write)
+            atexit.register(self._finish)
         if not self._some.is_set():
+            self._none.clear()
             self._some.set()
 
     debug = info = warning = error = critical = msg
@@ -103,13 +117,23 @@ class _Writer:
             time.sleep(_COLLECT_SECONDS)
             self._some.clear()
             self._write()
+            if not self._some.is_set():
+                self._none.set()
+
+    def _finish(self) -> None:
+        """Wait for the thread to write what is left, but not for a reader that does not read."""
+        self._none.wait(_FINISH_SECONDS)
 
     def _write(self) -> None:
         with self._turn:
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            if self._lost:
-                lines.append(f"{self._lost} lines were lost: nobody read them in time")
-                self._lost = 0
-            if lines:
-                self._stream.write("\n".join(lines) + "\n")
-                self._stream.flush()
+            lines, self._lines, self._size = self._lines, [], 0
+            lost, self._lost = self._lost, 0
+        if lost:
+            lines.append(b"%d lines were lost: nobody took them in time\n" % lost)
+        remaining = memoryview(b"".join(lines))
+        try:
+            while remaining:
+                remaining = remaining[os.write(self._descriptor, remaining) :]
+        except OSError:  # a full disk, or nobody there: later lines may fare better
+            with self._turn:
+                self._lost += lost + len(lines)

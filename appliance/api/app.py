@@ -35,6 +35,7 @@ CLIENT_GONE = 499
 _log = structlog.get_logger()
 # Asked for all the time by whoever watches the daemon: never refused, and logged only when not well.
 _QUIET_PATHS = {resource.value.encode() for resource in (Resource.HEALTH, Resource.READY)}
+_LOGGED_MAX = 1024  # bytes of a path in the log
 _PLAIN = re.compile(rb"[A-Za-z0-9._/:-]*")
 _NOBODY = Account("", claimed=False)
 
@@ -150,8 +151,8 @@ class Application:
             "request",
             client=exchange.client,
             account=exchange.account or "-",
-            method=exchange.method if exchange.method.isalpha() else "-",
-            path=_printable(exchange.raw_path),
+            method=exchange.method[:20] if exchange.method.isalpha() else "-",
+            path=_printable(exchange.raw_path[:_LOGGED_MAX]),
             status=exchange.status,
             received=exchange.received,
             sent=exchange.sent,

@@ -323,7 +323,10 @@ class Exchange:
             await self._send_body(b"", more=False)
 
     async def _start(self, status: int, headers: Headers) -> None:
-        encoded = [_encoded(field) for field in headers]
+        encoded = [
+            (_remembered if len(field[1]) <= _REMEMBERED_MAX else _encoded)(field)
+            for field in headers
+        ]
         self.status = status
         await self._send(
             {"type": "http.response.start", "status": status, "headers": [*_ALWAYS, *encoded]}
@@ -337,8 +340,11 @@ class Exchange:
         self.sent += len(piece)
 
 
-@lru_cache(maxsize=4096)
 def _encoded(field: tuple[str, str]) -> tuple[bytes, bytes]:
-    """Encode a header; most answers repeat those of others."""
     name, value = field
     return name.lower().encode(), value.encode("latin-1")
+
+
+_remembered = lru_cache(maxsize=4096)(_encoded)
+_REMEMBERED_MAX = 512
+"""Characters of a header that is remembered; most answers repeat those of others."""

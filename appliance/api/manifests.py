@@ -104,7 +104,7 @@ class ListResource:
         await exchange.answer_json(200, document, headers)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _described(digest: Digest, media_type: str) -> tuple[tuple[str, str], ...]:
     return (
         ("Content-Type", media_type),

@@ -29,8 +29,20 @@ if TYPE_CHECKING:
     from appliance.serve.http2 import Http2Connection
 
 # What accept(2) reports of a connection that failed before it was ours.
-_PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH}
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PASSING = {
+    errno.ECONNABORTED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENONET,
+    errno.ENOPROTOOPT,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ETIMEDOUT,
+}
 _SHORTAGE_SECONDS = 0.1
 _ACCEPT_AT_ONCE = 16
 _EXPIRE_EVERY = 1.0
@@ -110,11 +122,9 @@ class Connections:
                 at_once = 0
                 await trio.lowlevel.wait_readable(listening.sock)
             except OSError as error:
-                if error.errno in _SHORTAGES:
+                if error.errno not in _PASSING:  # a shortage, of descriptors for one
                     _log.error("no connection accepted", reason=error.strerror)
                     await trio.sleep(_SHORTAGE_SECONDS)
-                elif error.errno not in _PASSING:
-                    raise
             else:
                 peer.setblocking(False)
                 nursery.start_soon(self._handle, peer, address[:2], listening)
@@ -146,7 +156,9 @@ class Connections:
                 self._streams.add(stream)
                 if isinstance(stream, TLSStream):
                     await stream.do_handshake()
-            await self._serve(stream, client, listening.application)
+            # Who passes on unread what it does not speak for passes on any headers too.
+            believed = not self._terms.proxy_protocol or client != address
+            await self._serve(stream, client, listening.application, believed=believed)
         except ProxyHeaderError as error:
             _log.debug("no PROXY header", peer=address[0], reason=str(error))
         except _GONE:
@@ -192,7 +204,12 @@ class Connections:
         return TLSStream(peer, tls.current, stall_seconds=stall)
 
     async def _serve(
-        self, stream: SocketStream, client: tuple[str, int], application: ASGIApplication
+        self,
+        stream: SocketStream,
+        client: tuple[str, int],
+        application: ASGIApplication,
+        *,
+        believed: bool,
     ) -> None:
         secure = isinstance(stream, TLSStream)
         proxies = self._terms.proxies
@@ -200,7 +217,7 @@ class Connections:
             client=client,
             server=stream.socket.getsockname()[:2],
             secure=secure,
-            proxies=proxies if proxies.trusts(client[0]) else None,
+            proxies=proxies if believed and proxies.trusts(client[0]) else None,
         )
         kind: type[Http1Connection | Http2Connection] = Http1Connection
         if isinstance(stream, TLSStream) and stream.selected_alpn_protocol() == "h2":

@@ -33,6 +33,7 @@ FIELDS_MAX = 100
 """Header fields of a request; what sits between a client and us may add some to its dozen."""
 
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%]*\]|[!$%&'()*+,;=\-._~0-9A-Za-z]*)(?::[0-9]*)?")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _METHOD = re.compile(rb"[A-Z][!#$%&'*+\-.^_`|~0-9A-Za-z]* ")
 
 END = b"\r\n\r\n"
@@ -205,11 +206,12 @@ def check_partial(received: bytearray) -> None:
     """
     if received[:1] and not 0x41 <= received[0] <= 0x5A:
         raise malformed("this is not HTTP")
-    line_end = received.find(b"\n")
-    while line_end >= 0:
-        if not line_end or received[line_end - 1] != 0x0D:
-            raise malformed("a line ends with a bare LF")
-        line_end = received.find(b"\n", line_end + 1)
+    if received.count(b"\n") > FIELDS_MAX + 1:
+        raise RefusalError(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {FIELDS_MAX} header fields"
+        )
+    if _BARE_LF.search(received):
+        raise malformed("a line ends with a bare LF")
     if len(received) > HEAD_MAX:
         raise RefusalError(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {HEAD_MAX} bytes of header"

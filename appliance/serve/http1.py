@@ -64,13 +64,15 @@ class Http1Connection(Channel):
             while (head := await self._next_head()) is not None:
                 if not await self._answer(head):
                     return
+                if self.arrived:  # the next is here already, but others are waiting too
+                    await trio.lowlevel.checkpoint()
         except RefusalError as error:
             await self._refuse(error)
 
     def stop(self) -> None:
         """End with the request under way, or now if there is none."""
         self.stopping = True
-        if self._idle_since < inf:
+        if self._idle_since < inf and not self.stream.has_arrived():
             self.stream.close()
 
     def expire(self, now: float) -> None:
@@ -125,9 +127,9 @@ class Http1Connection(Channel):
         with trio.move_on_after(self.timeouts.head):
             while self._end_of_head() < 0:
                 piece = await self.stream.receive_some()
-                if not piece:
-                    return False
                 self.arrived += piece
+                if not piece or not self.arrived.lstrip(b"\r\n"):
+                    return bool(piece)
             return True
         sentence = f"the head did not arrive within {self.timeouts.head:g} seconds"
         raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, sentence)

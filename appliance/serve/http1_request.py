@@ -36,7 +36,6 @@ _WITHOUT_BODY = {204, 304}
 _ASGI = {"version": "3.0", "spec_version": "2.5"}
 _DISCONNECT = {"type": "http.disconnect"}
 _NOTHING_MORE = {"type": "http.request", "body": b"", "more_body": False}
-_CUT_OFF = malformed("the body ended before it was complete")
 
 
 class Channel:
@@ -123,7 +122,7 @@ class Request:
         except GONE:
             return _DISCONNECT
         if content is None:
-            self._refusal = _CUT_OFF
+            self._refusal = _cut_off()
             return _DISCONNECT
         self._told_end = self._decoder.finished
         return {"type": "http.request", "body": content, "more_body": not self._told_end}
@@ -144,7 +143,7 @@ class Request:
             self._refusal = error
             raise ConnectionAbortedError(error.sentence) from error
         except EOFError as error:
-            self._refusal = _CUT_OFF
+            self._refusal = _cut_off()
             raise ConnectionAbortedError("the client has left") from error
         except GONE as error:
             raise ConnectionAbortedError("the client has left") from error
@@ -178,8 +177,8 @@ class Request:
             if self._refusal is None:
                 self._refusal = RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
             raise self._refusal
-        with suppress(RefusalError):
-            if channel.arrived and not self._decoder.finished:
+        if self._refusal is None and channel.arrived and not self._decoder.finished:
+            with suppress(RefusalError):
                 self._decode(bytes(channel.arrived))
         if not self._decoder.finished:
             await channel.linger()
@@ -234,7 +233,7 @@ class Request:
             await stream.send_all(content)
         elif head or content:
             message = head + content
-            # Whoever asks next is waited for, so nobody is kept waiting by this.
+            # No checkpoint: there is one before the next request.
             sent = stream.send_at_once(message)
             if sent < len(message):
                 await stream.send_all(message[sent:])
@@ -302,3 +301,7 @@ class Request:
         self._missing -= size
         if self._missing < 0 or (not more and 0 < self._missing < inf):
             raise RuntimeError("the response is not as long as its Content-Length says")
+
+
+def _cut_off() -> RefusalError:
+    return malformed("the body ended before it was complete")

@@ -134,14 +134,17 @@ class Http2Connection(H2Protocol):
     async def _read(self) -> None:
         """Receive until nothing more is to be expected, or wanted."""
         self._idle_at = trio.current_time() + self.timeouts.idle
-        with self._patience:
-            while not self.closed:
+        while not self.closed:
+            # The scope holds the waiting alone: what came with the deadline is to be answered.
+            with trio.CancelScope() as self._patience:
                 self._set_deadline()
                 data = await self.stream.receive_some(_READ_SIZE)
-                if not data:
-                    return
-                await self._digest(data)
-        if self._patience.cancelled_caught and not self.closed:
+            if self._patience.cancelled_caught:
+                break
+            if not data:
+                return
+            await self._digest(data)
+        if not self.closed:
             self._lingering = self.wire.head_begun
             self.wire.go_away(ErrorCodes.NO_ERROR)
 
@@ -268,7 +271,7 @@ class Http2Connection(H2Protocol):
             if request.queued:
                 self._queue.append(request)
             room -= sum(map(len, frames))
-            idle = 0 if frames else idle + 1
+            idle = 0 if frames else idle + request.queued
             pieces += frames
         return b"".join(pieces)
 

@@ -1,5 +1,6 @@
 """A connection without TLS, as a trio stream."""
 
+import errno
 import os
 import socket
 
@@ -41,7 +42,9 @@ class PlainStream(SocketStream):
             return os.sendfile(self.socket.fileno(), descriptor, offset, count)
         except BlockingIOError:
             return Want.WRITE
-        except ConnectionError as error:
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise
             raise self._broken(f"sending failed: {error}") from error
 
     def _end(self) -> Want | None:

@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 
 import trio
 
+from appliance import work
 from appliance.protocol.pace import Pace
 from appliance.serve.bodies import BodyDecoder
 from appliance.serve.plain import PlainStream
@@ -85,7 +86,7 @@ async def send_file(
         sending = _CopiedSending(stream, head, descriptor, offset, count)
     try:
         while sending.left:
-            want = await stream.lend(sending.turn)
+            want = await stream.lend(work.sending, sending.turn)
             if want is not None:
                 await stream.wait_to_write(want)
     except BaseException:
@@ -203,7 +204,7 @@ async def drain(
     pace = Pace(stall_seconds, trio.current_time())
     while not decoder.finished:
         before = draining.taken
-        want = await stream.lend(draining.turn)
+        want = await stream.lend(work.receiving, draining.turn)
         pace.count(draining.taken - before, trio.current_time())
         if trio.current_time() >= pace.deadline and not decoder.finished:
             raise TimeoutError
@@ -247,28 +248,32 @@ class _Draining:
         filled = 0
         waited = False
         while filled < len(buffer):
-            outcome = self._stream.try_read_into(buffer[filled:])
+            try:
+                outcome = self._stream.try_read_into(buffer[filled:])
+            except trio.BrokenResourceError:
+                if filled:
+                    break  # first what has arrived; the next attempt raises again
+                raise
             if isinstance(outcome, Want):
                 missing = self._decoder.missing_after(buffer[:filled])
                 if waited or missing == 0 or time.monotonic() >= end:
                     return filled, outcome
-                self._let_gather(min(missing or _ENOUGH, _ENOUGH, len(buffer) - filled))
-                waited = True
+                enough = min(missing or _ENOUGH, _ENOUGH, len(buffer) - filled)
+                waited = not self._let_gather(enough)
             elif outcome:
                 filled += outcome
-                waited = False
             elif filled:
                 break  # the end will be found again next time
             else:
                 raise EOFError
         return filled, None
 
-    def _let_gather(self, enough: int) -> None:
+    def _let_gather(self, enough: int) -> bool:
         """Wait a moment for that many bytes: waking for each record would cost more than it."""
         sock = self._stream.socket
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
         try:
-            _moves(self._stream, Want.READ)
+            return _moves(self._stream, Want.READ)
         finally:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 

@@ -49,8 +49,6 @@ from typing import Self, TypeVar
 
 import trio
 
-from appliance import work
-
 RECEIVE_SIZE = 64 * 1024
 """How much one `receive_some` brings when the caller does not say."""
 
@@ -181,23 +179,25 @@ class SocketStream(trio.abc.HalfCloseableStream):
             return not isinstance(error, BlockingIOError)
         return True
 
-    async def lend(self, step: Callable[[], _T]) -> _T:
-        """Run `step` in a worker thread for transfers, which has the stream to itself meanwhile.
+    async def lend(
+        self, run: Callable[[Callable[[], _T]], Awaitable[_T]], turn: Callable[[], _T]
+    ) -> _T:
+        """Have `run` call `turn` in a worker thread, which has the stream to itself meanwhile.
 
-        Whatever happens, the thread is waited for: let a step take a fraction of a second.
+        Whatever happens, the thread is waited for: let it take a fraction of a second.
         """
         with self._sending, self._receiving:
             self._require_open()
             self._lent = True
             try:
-                return await work.transfer(step)
+                return await run(turn)
             finally:
                 self._lent = False
                 if self._closed:
                     self._release()
 
     async def wait_to_write(self, want: Want) -> None:
-        """Wait for what `try_write` wanted on a lent stream.
+        """Wait between two turns for what `try_write` wanted.
 
         Raises trio.BrokenResourceError when the peer stalls, after which the stream is closed.
         """
@@ -206,7 +206,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
             self._require_open()
 
     async def wait_to_read(self, want: Want) -> None:
-        """Wait for what `try_read_into` wanted on a lent stream; there is no deadline."""
+        """Wait between two turns for what `try_read_into` wanted; there is no deadline."""
         with self._receiving:
             await self._wait(want)
             self._require_open()

@@ -45,6 +45,7 @@ from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 import trio
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 
 from appliance.serve.certificates import Certificate, CertificateError
@@ -71,6 +72,10 @@ _ANSWER_TO_PLAIN_HTTP = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n"
     b"This port speaks HTTPS; use https:// in place of http://\n"
 )
+
+# pyOpenSSL leaves what a system call failed with in OpenSSL's queue of errors, which belongs to the
+# thread and not to the connection: the next connection would be blamed for it.
+_library = Binding().lib
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -227,7 +232,7 @@ class TLSStream(SocketStream):
         return b"".join(records)
 
     def _holds_data(self) -> bool:
-        return bool(self._tls.pending())
+        return self._ended or bool(self._tls.pending())
 
     def _read_record(self, max_bytes: int) -> bytes | Want:
         if self._ended:
@@ -296,6 +301,7 @@ class TLSStream(SocketStream):
         except SSL.ZeroReturnError as error:
             raise EOFError from error
         except SSL.SysCallError as error:
+            _library.ERR_clear_error()
             if error.args[0] == -1:
                 raise EOFError from error
             raise self._broken(f"the connection failed: {_reason(error)}") from error

@@ -166,7 +166,7 @@ def bringing(content: bytes, failure: Exception | None = None) -> Drain:
     async def drain(sink: Sink) -> None:
         for piece in pieces(content):
             with memoryview(bytearray(piece)) as view:
-                await work.transfer(sink, [view[:1], view[1:]])
+                await work.receiving(sink, [view[:1], view[1:]])
         if failure is not None:
             raise failure
 

@@ -47,7 +47,7 @@ class ClientLeft(Exception):  # noqa: N818  an event more than an error
 async def hand_over(piece: bytes, sink: Sink) -> None:
     """Do as the server does: from a thread of its own, and good during the call only."""
     with memoryview(piece) as view:
-        await work.transfer(sink, [view])
+        await work.receiving(sink, [view])
 
 
 class Sent:
