@@ -255,10 +255,12 @@ async def test_a_proxy_may_speak_for_another_and_that_one_for_others() -> None:
 
 
 async def test_headers_count_for_nothing_where_the_proxy_does_not_say_for_whom_it_speaks() -> None:
-    async with serving(tell, terms=proxied(ONE)) as server:
-        async with await server.connect(first=b"PROXY UNKNOWN\r\n") as client:
-            answer = await client.ask(forwarded(b"198.51.100.1"))
-            assert answer.body.startswith(f"{ONE} ".encode())
+    async with (
+        serving(tell, terms=proxied(ONE)) as server,
+        await server.connect(first=b"PROXY UNKNOWN\r\n") as client,
+    ):
+        answer = await client.ask(forwarded(b"198.51.100.1"))
+        assert answer.body.startswith(f"{ONE} ".encode())
 
 
 async def test_a_proxy_that_does_not_announce_is_not_served() -> None:
