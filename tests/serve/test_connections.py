@@ -249,9 +249,11 @@ async def test_a_proxy_announces_whom_it_speaks_for(
 
 async def test_a_proxy_may_speak_for_another_and_that_one_for_others() -> None:
     terms = proxied(ONE, "192.0.2.9")
-    async with serving(tell, terms=terms) as server:
-        async with await server.connect(first=ANNOUNCED) as client:
-            assert (await client.ask(forwarded(b"198.51.100.1"))).body == b"198.51.100.1 0 http x"
+    async with (
+        serving(tell, terms=terms) as server,
+        await server.connect(first=ANNOUNCED) as client,
+    ):
+        assert (await client.ask(forwarded(b"198.51.100.1"))).body == b"198.51.100.1 0 http x"
 
 
 async def test_headers_count_for_nothing_where_the_proxy_does_not_say_for_whom_it_speaks() -> None:
