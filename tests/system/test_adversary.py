@@ -39,6 +39,8 @@ from tests.system.wire import Client, digest_of, finished
 _MEBIBYTE = 1 << 20
 _GROWTH_MAX = 24 * _MEBIBYTE
 _BLOB = images.noise(32 * _MEBIBYTE, "adversary")
+only_tls = pytest.mark.parametrize("registry", ["tls"], indirect=True, scope="module")
+only_plain = pytest.mark.parametrize("registry", ["plain"], indirect=True, scope="module")
 _LIMITS = {"handshake": "2s", "head": "2s", "stall": "2s", "idle": "30s"}
 
 
@@ -262,9 +264,8 @@ def test_readers_that_take_nothing_are_cut_off(registry: Daemon) -> None:
         )
 
 
+@only_tls
 def test_a_handshake_that_does_not_come_is_given_up(registry: Daemon) -> None:
-    if registry.plain:
-        pytest.skip("there is no handshake")
     host, _, port = registry.address.rpartition(":")
     with ExitStack() as stack:
         silent = [
@@ -291,9 +292,8 @@ def test_a_client_that_has_ended_its_side_still_gets_everything(registry: Daemon
     assert body == _BLOB
 
 
+@only_plain
 def test_a_body_that_ends_too_early_is_told_so(registry: Daemon) -> None:
-    if not registry.plain:
-        pytest.skip("a TLS client ends both directions")
     client = registry.client()
     session = client.start_upload("target")
     with client.connect() as connection:
@@ -302,9 +302,8 @@ def test_a_body_that_ends_too_early_is_told_so(registry: Daemon) -> None:
         assert statuses(everything(connection)) == [400]
 
 
+@only_tls
 def test_garbage_after_the_end_of_tls_is_no_request(registry: Daemon) -> None:
-    if registry.plain:
-        pytest.skip("there is no TLS to end")
     client = registry.client()
     connection = client.connect(within=20)
     assert isinstance(connection, ssl.SSLSocket)
@@ -316,9 +315,8 @@ def test_garbage_after_the_end_of_tls_is_no_request(registry: Daemon) -> None:
     connection.close()
 
 
+@only_tls
 def test_garbage_within_tls_records_ends_the_connection(registry: Daemon) -> None:
-    if registry.plain:
-        pytest.skip("there is no TLS")
     client = registry.client()
     with client.connect(within=20) as connection:
         bare = socket.socket(fileno=os.dup(connection.fileno()))
