@@ -13,6 +13,11 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
 Fields = list[tuple[bytes, bytes]]
 
+ASGI = {"version": "3.0", "spec_version": "2.5"}
+DISCONNECT: Message = {"type": "http.disconnect"}
+WITHOUT_BODY = {204, 304}
+"""Statuses of which the answer has no body (RFC 9110, 6.4.1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:

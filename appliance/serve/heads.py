@@ -226,21 +226,14 @@ def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, "").encode("ascii"))
 
 
-class _Clock:
-    """The Date header, made anew once a second."""
-
-    second = 0
-    field = b""
-
-    def date(self) -> bytes:
-        now = int(time.time())
-        if now != self.second:
-            self.second = now
-            self.field = b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
-        return self.field
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
 
 
-_clock = _Clock()
+def date() -> bytes:
+    """Give the value of the Date header, which is made anew once a second."""
+    return _date(int(time.time()))
 
 
 def response_head(status: int, fields: Iterable[tuple[bytes, bytes]], *extra: bytes) -> bytes:
@@ -248,7 +241,7 @@ def response_head(status: int, fields: Iterable[tuple[bytes, bytes]], *extra: by
     lines = [_status_line(status)]
     lines += [b"%b: %b\r\n" % field for field in fields]
     lines += extra
-    lines += (_clock.date(), b"\r\n")
+    lines += (b"date: ", date(), END)
     return b"".join(lines)
 
 

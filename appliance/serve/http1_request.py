@@ -14,7 +14,15 @@ import trio
 
 from appliance.serve import pump
 from appliance.serve.bodies import decoder_for
-from appliance.serve.connection import Endpoints, Message, Scope, Timeouts
+from appliance.serve.connection import (
+    ASGI,
+    DISCONNECT,
+    WITHOUT_BODY,
+    Endpoints,
+    Message,
+    Scope,
+    Timeouts,
+)
 from appliance.serve.heads import (
     CONTINUE,
     HEAD_MAX,
@@ -31,10 +39,6 @@ GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 _LINGER_SECONDS = 10.0
 _LINGER_MAX = 64 << 20
 _JOIN_MAX = 64 << 10
-_WITHOUT_BODY = {204, 304}
-
-_ASGI = {"version": "3.0", "spec_version": "2.5"}
-_DISCONNECT = {"type": "http.disconnect"}
 _NOTHING_MORE = {"type": "http.request", "body": b"", "more_body": False}
 
 
@@ -93,7 +97,7 @@ class Request:
         head = self._head
         return self._channel.endpoints.describe(head.fields) | {
             "type": "http",
-            "asgi": _ASGI,
+            "asgi": ASGI,
             "http_version": head.version,
             "method": head.method,
             "path": head.path,
@@ -118,12 +122,12 @@ class Request:
             content = await self._content()
         except RefusalError as error:
             self._refusal = error
-            return _DISCONNECT
+            return DISCONNECT
         except GONE:
-            return _DISCONNECT
+            return DISCONNECT
         if content is None:
             self._refusal = _cut_off()
-            return _DISCONNECT
+            return DISCONNECT
         self._told_end = self._decoder.finished
         return {"type": "http.request", "body": content, "more_body": not self._told_end}
 
@@ -214,7 +218,7 @@ class Request:
                 channel.arrived += piece
                 if len(channel.arrived) > HEAD_MAX:
                     await trio.sleep_forever()
-        return _DISCONNECT
+        return DISCONNECT
 
     async def _sending(self, sending: Awaitable[None], *, more: bool) -> None:
         try:
@@ -270,7 +274,7 @@ class Request:
             elif name == b"connection":
                 fields = [field for field in fields if field[0] != b"connection"]
                 self._close = self._close or value.lower() == b"close"
-        if status in _WITHOUT_BODY:
+        if status in WITHOUT_BODY:
             announced = 0
         elif whole is not None:
             extra.append(b"content-length: %d\r\n" % whole)

@@ -12,7 +12,6 @@ counts, and the rest need not be sent (RFC 9113, 8.1).
 
 import re
 from collections.abc import Callable, Iterable
-from email.utils import formatdate
 from http import HTTPStatus
 from math import inf
 from urllib.parse import unquote
@@ -23,13 +22,24 @@ from h2.errors import ErrorCodes
 
 from appliance.oci.errors import REQUEST_INVALID
 from appliance.protocol.pace import Pace
-from appliance.serve.connection import Endpoints, Fields, Message, Scope
-from appliance.serve.heads import FIELDS_MAX, HEAD_MAX, RefusalError, malformed
+from appliance.serve.connection import (
+    ASGI,
+    DISCONNECT,
+    WITHOUT_BODY,
+    Endpoints,
+    Fields,
+    Message,
+    Scope,
+)
+from appliance.serve.heads import (
+    FIELDS_MAX,
+    HEAD_MAX,
+    RefusalError,
+    date,
+    malformed,
+)
 from appliance.serve.http2_wire import Buffer, Wire
 
-_ASGI = {"version": "3.0", "spec_version": "2.5"}
-_DISCONNECT = {"type": "http.disconnect"}
-_WITHOUT_BODY = {204, 304}
 _CONTINUE = [(b":status", b"100")]
 
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -162,7 +172,7 @@ class Request:
         raw_path, _, query = target.partition(b"?")
         return endpoints.describe(fields) | {
             "type": "http",
-            "asgi": _ASGI,
+            "asgi": ASGI,
             "http_version": "2",
             "method": method.decode("ascii"),
             "path": unquote(raw_path),
@@ -183,7 +193,7 @@ class Request:
             if self._told_end and self._finished:
                 break
             await self._news.park()
-        return _DISCONNECT
+        return DISCONNECT
 
     async def send(self, message: Message) -> None:
         """Take a part of the response; raises ConnectionError when the client is gone."""
@@ -268,8 +278,8 @@ class Request:
         status: int = self._start["status"]
         fields = [(b":status", b"%d" % status), *self._start.get("headers", ())]
         announced = [int(value) for name, value in fields if name == b"content-length"]
-        fields.append((b"date", formatdate(usegmt=True).encode("ascii")))
-        self._bodiless = self._bodiless or status in _WITHOUT_BODY
+        fields.append((b"date", date()))
+        self._bodiless = self._bodiless or status in WITHOUT_BODY
         if announced:
             self._missing = announced[0]
         elif not more and not self._bodiless:
