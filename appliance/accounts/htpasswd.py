@@ -1,7 +1,7 @@
 """Accounts in an htpasswd file, bcrypt only, cheap to check and quick to change.
 
 A bcrypt check costs a tenth of a second or more on purpose, and clients send their password with
-every request. So a check that succeeded is remembered for a while under an HMAC of account, stored
+every request. So a check that succeeded is remembered for a while under a keyed hash of account, stored
 hash and password with a key that never leaves this process: the cache holds no password, an edited
 entry no longer matches it, and many requests that arrive at once share one check. The file is
 compared with its last reading (a `stat`) at every request, so an edit counts at once.
@@ -120,7 +120,6 @@ class PasswordAccounts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._name = str(path)
         self._stamp: object = None
         self._file = PasswordFile({}, ())
         self._nobody = b""
@@ -131,7 +130,7 @@ class PasswordAccounts:
 
     async def verify(self, credentials: Credentials) -> bool:
         """Tell whether the password is the account's, as the file stands now."""
-        if _stamp(self._name) != self._stamp:
+        if _stamp(self._path) != self._stamp:
             await self.refresh()
         stored = self._file.hashes.get(credentials.account, self._nobody)
         proof = self._proof(credentials, stored)
@@ -153,7 +152,7 @@ class PasswordAccounts:
 
     async def refresh(self) -> None:
         """Read the file again if it has changed; a file that cannot be read has no accounts."""
-        stamp = _stamp(self._name)
+        stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
         async with self._reading:
@@ -214,7 +213,7 @@ class _Check:
         return await work.password(check_password, self._credentials.password, stored)
 
 
-def _stamp(path: str) -> object:
+def _stamp(path: Path) -> object:
     try:
         state = os.stat(path)  # noqa: PTH116  on every request, and a third of the price
     except OSError as error:

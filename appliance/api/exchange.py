@@ -221,7 +221,10 @@ class Exchange:
             raise self._too_large()
 
     def _too_large(self) -> RegistryError:
-        return BODY_TOO_LARGE.error(f"this registry accepts bodies of {self._body_max} bytes")
+        return BODY_TOO_LARGE.error(
+            f"this registry takes at most {self._body_max} bytes in one request;"
+            " its operator sets that by limits.max_body"
+        )
 
     def _stalled(self) -> RegistryError:
         return BODY_STALLED.error(

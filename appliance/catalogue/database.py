@@ -18,7 +18,7 @@ import trio
 
 from appliance import work
 from appliance.catalogue.schema import migrate
-from appliance.oci.errors import STORE_FULL, STORE_UNAVAILABLE
+from appliance.oci.errors import STORE_FULL, STORE_UNAVAILABLE, RegistryError
 
 T = TypeVar("T")
 
@@ -26,9 +26,11 @@ _GROUP_MAX = 256
 _BUSY_SECONDS = 10.0
 
 
-def _translated(error: sqlite3.DatabaseError) -> Exception:
-    if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
-        return error  # ours to mend
+_OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+"""Failures that are not the database's: ours to mend, and told as they are."""
+
+
+def _translated(error: sqlite3.DatabaseError) -> RegistryError:
     full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return (STORE_FULL if full else STORE_UNAVAILABLE).error()
 
@@ -105,6 +107,8 @@ class Database:
         """Return the rows of a query that reads little; raises STORE_UNAVAILABLE."""
         try:
             return self._reader.execute(query, parameters).fetchall()
+        except _OURS:
+            raise
         except sqlite3.DatabaseError as error:
             raise _translated(error) from error
 
@@ -119,6 +123,8 @@ class Database:
         self._queue.put(job)
         try:
             return cast("T", await job.wait())
+        except _OURS:
+            raise
         except sqlite3.DatabaseError as error:
             raise _translated(error) from error
 

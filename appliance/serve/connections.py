@@ -22,7 +22,7 @@ from appliance.serve.listeners import Listening, TlsContext
 from appliance.serve.plain import PlainStream
 from appliance.serve.proxies import TrustedProxies
 from appliance.serve.proxy_protocol import ProxyHeaderError, read_header
-from appliance.serve.sockets import SocketStream
+from appliance.serve.sockets import GONE, SocketStream
 from appliance.serve.tls import TLSStream
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ _SHORTAGE_SECONDS = 0.1
 _ACCEPT_AT_ONCE = 16
 _EXPIRE_EVERY = 1.0
 _REPORT_EVERY = 10.0
-
-_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 
 _log = structlog.get_logger()
 
@@ -161,7 +159,7 @@ class Connections:
             await self._serve(stream, client, listening.application, believed=believed)
         except ProxyHeaderError as error:
             _log.debug("no PROXY header", peer=address[0], reason=str(error))
-        except _GONE:
+        except (OSError, trio.TooSlowError, *GONE):
             pass  # the peer is gone, or might as well be
         except Exception:  # noqa: BLE001  one connection must never end another
             _log.exception("connection failed unexpectedly")

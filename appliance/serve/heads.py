@@ -47,6 +47,12 @@ class RefusalError(Exception):
         self.status = status
         self.sentence = sentence
 
+    @property
+    def document(self) -> bytes:
+        """The answer's body, the specification's error JSON."""
+        code = {"code": REQUEST_INVALID.code, "message": self.sentence}
+        return msgspec.json.encode({"errors": [code]})
+
 
 class RequestHead:
     """What a request says before its body."""
@@ -247,8 +253,7 @@ def response_head(status: int, fields: Iterable[tuple[bytes, bytes]], *extra: by
 
 def refusal(error: RefusalError) -> bytes:
     """Write the whole answer to a request that is refused; the connection ends with it."""
-    code = {"code": REQUEST_INVALID.code, "message": error.sentence}
-    content = msgspec.json.encode({"errors": [code]})
+    content = error.document
     fields = (
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(content)),

@@ -34,8 +34,8 @@ from appliance.serve.heads import (
     parse_head,
     refusal,
 )
-from appliance.serve.http1_request import GONE, Channel, Request
-from appliance.serve.sockets import SocketStream
+from appliance.serve.http1_request import Channel, Request
+from appliance.serve.sockets import GONE, SocketStream
 
 _log = structlog.get_logger()
 

@@ -31,13 +31,9 @@ from appliance.serve.heads import (
     malformed,
     response_head,
 )
-from appliance.serve.sockets import SocketStream
-
-GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-"""What a stream raises when nobody is at its other end any more."""
+from appliance.serve.sockets import GONE, SocketStream
 
 _LINGER_SECONDS = 10.0
-_LINGER_MAX = 64 << 20
 _JOIN_MAX = 64 << 10
 _NOTHING_MORE = {"type": "http.request", "body": b"", "more_body": False}
 
@@ -56,11 +52,9 @@ class Channel:
 
     async def linger(self) -> None:
         """End our side, then drop what still arrives, for a while."""
-        dropped = 0
         with trio.move_on_after(_LINGER_SECONDS), suppress(*GONE):
             await self.stream.send_eof()
-            while dropped < _LINGER_MAX and (piece := await self.stream.receive_some()):
-                dropped += len(piece)
+            await self.stream.drop_arriving(_LINGER_SECONDS)
 
 
 class Request:
@@ -292,7 +286,7 @@ class Request:
         return response_head(status, fields, *extra)
 
     def _framed(self, content: bytes, *, more: bool) -> bytes:
-        """Give the content as it goes over the channel."""
+        """Give the content as it goes over the connection."""
         if self._head.method == "HEAD":
             return b""
         if self._chunked:

@@ -51,7 +51,7 @@ from appliance.serve.connection import ASGIApplication, Endpoints, Timeouts
 from appliance.serve.heads import RefusalError
 from appliance.serve.http2_stream import Request
 from appliance.serve.http2_wire import STREAMS_MAX, Buffer, Wire
-from appliance.serve.sockets import SocketStream
+from appliance.serve.sockets import GONE, SocketStream
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
@@ -63,8 +63,6 @@ _WRITE_SIZE = 256 << 10
 _TURN_SIZE = 64 << 10  # what one request may send while others wait
 _REPLIES_MAX = 64 << 10
 _LINGER_SECONDS = 2.0
-_LINGER_MAX = 64 << 20
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 _log = structlog.get_logger()
 
@@ -113,11 +111,11 @@ class Http2Connection(H2Protocol):
             return
         async with self.task_group:
             await self.initiate()
-            with suppress(*_GONE):
+            with suppress(*GONE):
                 await self._read()
             self._lose()
             if self._lingering:
-                await self._drop()
+                await self.stream.drop_arriving(_LINGER_SECONDS)
 
     def stop(self) -> None:
         """End with the requests under way, or now if there are none."""
@@ -258,7 +256,7 @@ class Http2Connection(H2Protocol):
                     await self._news.wait()
             if self._lingering:
                 await self.stream.send_eof()
-        except _GONE:
+        except GONE:
             self._lose()
 
     def _batch(self) -> bytes:
@@ -291,10 +289,3 @@ class Http2Connection(H2Protocol):
         self._patience.cancel()
         self._relief.unpark_all()
         self._wake()
-
-    async def _drop(self) -> None:
-        """Read what still arrives, for a while."""
-        dropped = 0
-        with trio.move_on_after(_LINGER_SECONDS), suppress(*_GONE):
-            while dropped < _LINGER_MAX and (piece := await self.stream.receive_some()):
-                dropped += len(piece)

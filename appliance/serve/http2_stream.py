@@ -16,11 +16,9 @@ from http import HTTPStatus
 from math import inf
 from urllib.parse import unquote
 
-import msgspec
 import trio
 from h2.errors import ErrorCodes
 
-from appliance.oci.errors import REQUEST_INVALID
 from appliance.protocol.pace import Pace
 from appliance.serve.connection import (
     ASGI,
@@ -212,11 +210,9 @@ class Request:
 
     async def refuse(self, error: RefusalError) -> None:
         """Answer in the application's place."""
-        code = {"code": REQUEST_INVALID.code, "message": error.sentence}
-        content = msgspec.json.encode({"errors": [code]})
         headers = [(b"content-type", b"application/json")]
         self._start = {"status": error.status.value, "headers": headers}
-        await self._send_content(content, more=False)
+        await self._send_content(error.document, more=False)
 
     async def finish(self) -> None:
         """Bring the stream to its end, whatever the application left of it."""

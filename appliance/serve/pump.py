@@ -90,7 +90,7 @@ async def send_file(
             if want is not None:
                 await stream.wait_to_write(want)
     except BaseException:
-        stream.give_up_sending()
+        stream.cut_short()
         raise
 
 

@@ -59,6 +59,11 @@ loop to itself, nor may cancelling have to wait until it has them all."""
 _TAKEN_MIN = 4096
 """Bytes that a peer must take within each period it is waited for."""
 
+_DROPPED_MAX = 64 << 20
+
+GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a stream raises when nobody is at its other end any more."""
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER, on, for no time at all."""
 
@@ -116,7 +121,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def _farewell(self) -> None:
         """Say what can be said without waiting, just before the socket is closed."""
 
-    def _cut_short(self) -> None:
+    def cut_short(self) -> None:
         """Note that a write or an end, begun but not finished, will not be retried."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -242,9 +247,15 @@ class SocketStream(trio.abc.HalfCloseableStream):
                 self._farewell()
             self._release()
 
-    def give_up_sending(self) -> None:
-        """Let the peer see a broken connection: a message to it was begun and will not be ended."""
-        self._cut_short()
+    async def drop_arriving(self, seconds: float) -> None:
+        """Receive and drop what the peer still sends, up to its end, so long and no longer.
+
+        A connection closed over unread data is reset, and the peer might lose what it was sent.
+        """
+        dropped = 0
+        with trio.move_on_after(seconds), suppress(*GONE):
+            while dropped < _DROPPED_MAX and (piece := await self.receive_some()):
+                dropped += len(piece)
 
     def abort(self) -> None:
         """Reset the connection now; what the peer has not yet taken is dropped.
@@ -291,7 +302,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
                     break
                 queued = left
         except BaseException:
-            self._cut_short()
+            self.cut_short()
             raise
         error = self._broken(f"the peer took nothing for {self._stall_seconds:g} seconds")
         self._release(reset=True)

@@ -278,7 +278,8 @@ class TLSStream(SocketStream):
             with suppress(SSL.Error):
                 self._tls.shutdown()
 
-    def _cut_short(self) -> None:
+    def cut_short(self) -> None:
+        """See SocketStream."""
         if self._fault is None and not self._closed:
             self._fault = "an earlier send was cancelled in the middle of a TLS record"
             # Wakes the task that receives, and lets the peer know; no good-bye, but nothing that

@@ -132,7 +132,7 @@ def _bench(servers: Sequence[Server], folder: Path, scale: Scale, bulk: bool) ->
         images = []
         for server in servers:
             _say(f"starting {server.name}")
-            running.enter_context(server)
+            running.callback(server.stop)
             server.start()
             images.append(
                 content.seed(
@@ -143,7 +143,8 @@ def _bench(servers: Sequence[Server], folder: Path, scale: Scale, bulk: bool) ->
                 )
             )
         os.sync()
-        crew = running.enter_context(Crew(folder))
+        crew = Crew(folder)
+        running.callback(crew.dismiss)
         yield Bench(crew, noise, images[0], scale)
 
 

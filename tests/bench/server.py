@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.bench.connection import AnswerError, Connection, Target
 from tests.system.tools import environment
@@ -87,17 +85,6 @@ class Server:
                 shutil.rmtree(path_)
             else:
                 path_.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _answers(self) -> bool:
         try:

@@ -327,7 +327,7 @@ def test_garbage_within_tls_records_ends_the_connection(registry: Daemon) -> Non
 
 
 @pytest.mark.parametrize("at", ["connected", "in the head", "in the body", "in the answer"])
-def test_thousands_of_resets_leave_nothing(registry: Daemon, at: str) -> None:
+def test_hundreds_of_resets_leave_nothing(registry: Daemon, at: str) -> None:
     client = registry.client()
     session = client.start_upload("target")
     sent = {
@@ -463,10 +463,10 @@ def test_a_flood_of_frames_ends_its_connection_alone(
 ) -> None:
     client = registry2.client()
     connection, _ = speak(registry2)
-    cut = False
     with closing(connection):
         batch = bytearray()
-        try:
+        # A registry that puts up with it all is found out by the client's own deadline.
+        with suppress(ConnectionError, ssl.SSLError):
             for frame in flood(client):
                 batch += frame.serialize()
                 if len(batch) > 1 << 16:
@@ -474,11 +474,7 @@ def test_a_flood_of_frames_ends_its_connection_alone(
                     batch.clear()
             connection.sendall(batch)
             everything(connection)
-            cut = True
-        except (ConnectionError, ssl.SSLError):
-            cut = True
         assert client.request("GET", "/v2/").status == 200
-    assert cut
 
 
 def test_an_upload_to_nowhere_over_http_2_leaves_the_registry_alive(registry2: Daemon) -> None:
