@@ -26,8 +26,8 @@ from msgspec import structs
 from appliance import firststart, log, notify, preflight, work
 from appliance.accounts.editing import AccountError
 from appliance.accounts.htpasswd import PasswordAccounts
+from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
-from appliance.api.exchange import ASGIApplication, Receive, Scope, Send
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.banner import describe
@@ -42,6 +42,7 @@ from appliance.registry.access import Access
 from appliance.registry.blobs import Blobs
 from appliance.registry.manifests import Manifests
 from appliance.registry.readiness import Readiness
+from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 from appliance.serve.certificates import Authority, Certificate, CertificateError
 from appliance.serve.connection import Timeouts
@@ -183,6 +184,7 @@ class Daemon:
         self._blobs = Blobs(store=parts.store, records=catalogue)
         self._manifests = Manifests(store=parts.store, records=catalogue)
         self._readiness = Readiness(store=parts.store, records=catalogue)
+        self._space = Space(parts.store)
         self._accounts = PasswordAccounts(self._settings.htpasswd)
         self._rates = RequestLimits()
         self._limit_requests(self._settings)
@@ -307,6 +309,7 @@ class Daemon:
         )
 
     def _assemble(self, settings: Settings) -> Application:
+        self._manifests.require(settings.push.require_platforms)
         access = Access(
             accounts=self._accounts,
             realm=settings.auth.realm,
@@ -318,9 +321,11 @@ class Daemon:
             uploads=self._uploads,
             manifests=self._manifests,
             readiness=self._readiness,
+            space=self._space,
             authority=self._parts.authority.pem if self._parts.authority else None,
             stall_seconds=settings.limits.stall,
             body_max=settings.limits.max_body,
+            chunk_min=settings.limits.chunk_min,
             rates=self._rates,
         )
 

@@ -30,6 +30,7 @@ __all__ = [
     "Log",
     "Network",
     "Pair",
+    "Push",
     "Server",
     "Settings",
     "SettingsError",
@@ -152,10 +153,20 @@ class Limits(Struct, frozen=True, kw_only=True):
     requests_per_second: _Count = 0
     requests_per_second_per_account: _Count = 0
     max_body: _Size = Size(0)
+    chunk_min: _Size = Size(0)
     handshake: _Span = Duration(10)
     head: _Span = Duration(30)
     idle: _Span = Duration(120)
     stall: _Span = Duration(300)
+
+
+class Push(Struct, frozen=True, kw_only=True):
+    """`[push]`: what must be so of what is pushed."""
+
+    require_platforms: Annotated[
+        tuple[str, ...],
+        Meta(description='a list of platforms, as in ["linux/amd64"], ["*"] for all, [] for none'),
+    ] = ("*",)
 
 
 class Gc(Struct, frozen=True, kw_only=True):
@@ -184,6 +195,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     storage: Storage = Storage()
     auth: Auth = Auth()
     limits: Limits = Limits()
+    push: Push = Push()
     gc: Gc = Gc()
     log: Log = Log()
 

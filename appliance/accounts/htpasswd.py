@@ -33,6 +33,9 @@ PASSWORD_MAX = 72
 COST = 12
 """The cost of hashes made here: about a third of a second, once every few minutes per client."""
 
+COST_MIN = 10
+"""The cost below which a hash is weak: whoever stole the file could try passwords too quickly."""
+
 _REMEMBER_SECONDS = 300.0
 _REMEMBERED_MAX = 10_000
 _WAITING_MAX = 64  # different logins under way; more would wait longer than clients do
@@ -57,6 +60,16 @@ class PasswordFile:
 
     hashes: dict[str, bytes]
     faults: tuple[Fault, ...]
+
+    def weakness(self, account: str) -> str | None:
+        """Say in a sentence what is weak about an account's hash; None if nothing is."""
+        stored = self.hashes.get(account)
+        if stored is None or _cost(stored) >= COST_MIN:
+            return None
+        return (
+            f"the password of {account} is kept as a weak hash, bcrypt at cost {_cost(stored)};"
+            f" set it anew: registry user passwd {account}"
+        )
 
     @classmethod
     def parse(cls, content: bytes) -> "PasswordFile":
@@ -149,6 +162,10 @@ class PasswordAccounts:
             self._remember(proof)
             return True
         return False
+
+    def weakness(self, account: str) -> str | None:
+        """Say in a sentence what is weak about an account's hash; None if nothing is."""
+        return self._file.weakness(account)
 
     async def refresh(self) -> None:
         """Read the file again if it has changed; a file that cannot be read has no accounts."""

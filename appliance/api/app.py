@@ -13,10 +13,11 @@ from urllib.parse import quote_from_bytes
 
 import structlog
 
+from appliance.api.answering import ClientGoneError, Receive, Scope, Send
 from appliance.api.blobs import BlobResource
-from appliance.api.exchange import ClientGoneError, Exchange, Receive, Scope, Send
+from appliance.api.exchange import Exchange
 from appliance.api.limits import RequestLimits
-from appliance.api.manifests import ListResource, ManifestResource
+from appliance.api.manifests import ListResource, ManifestResource, RepositoryResource
 from appliance.api.service import ServiceResource
 from appliance.api.uploads import UploadResource, UploadsResource
 from appliance.oci.errors import RegistryError
@@ -25,6 +26,7 @@ from appliance.registry.access import Access, Account
 from appliance.registry.blobs import Blobs
 from appliance.registry.manifests import Manifests
 from appliance.registry.readiness import Readiness
+from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 
 Handler = Callable[[Exchange, Route, Account], Awaitable[None]]
@@ -51,19 +53,23 @@ class Application:
         uploads: Uploads,
         manifests: Manifests,
         readiness: Readiness,
+        space: Space,
         authority: bytes | None,
         stall_seconds: float,
         body_max: int = 0,
+        chunk_min: int = 0,
         rates: RequestLimits | None = None,
     ) -> None:
         self._access = access
+        self._space = space
         self._rates = rates or RequestLimits()
         self._stall_seconds = stall_seconds
         self._body_max = body_max
         service = ServiceResource(readiness, authority)
         blob = BlobResource(blobs)
         manifest = ManifestResource(manifests)
-        lists = ListResource(manifests)
+        lists = ListResource(manifests, access)
+        uploading = UploadsResource(uploads, access, chunk_min)
         upload = UploadResource(uploads)
         self.handlers: Mapping[tuple[Resource, str], Handler] = {
             (Resource.HOME, "GET"): service.home,
@@ -77,9 +83,10 @@ class Application:
             (Resource.MANIFEST, "GET"): manifest.get,
             (Resource.MANIFEST, "PUT"): manifest.put,
             (Resource.MANIFEST, "DELETE"): manifest.delete,
+            (Resource.REPOSITORY, "DELETE"): RepositoryResource(manifests).delete,
             (Resource.BLOB, "GET"): blob.get,
             (Resource.BLOB, "DELETE"): blob.delete,
-            (Resource.UPLOADS, "POST"): UploadsResource(uploads, access).post,
+            (Resource.UPLOADS, "POST"): uploading.post,
             (Resource.UPLOAD, "GET"): upload.get,
             (Resource.UPLOAD, "PATCH"): upload.patch,
             (Resource.UPLOAD, "PUT"): upload.put,
@@ -113,6 +120,8 @@ class Application:
                 self._rates.check_address(exchange.client)
             exchange.check_framing()
             route, account = await self._admit(exchange)
+            _note_namespace(exchange)
+            await self._warn(exchange, route, account)
             await self.handlers[route.resource, route.method](exchange, route, account)
         except RegistryError as error:
             if error.row.status >= 500:
@@ -145,6 +154,14 @@ class Application:
         self._access.check(account, action, repository)
         return account
 
+    async def _warn(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Tell what a person should know, where one looks: at a login, and where a push ends."""
+        ending = route.resource is Resource.MANIFEST and route.action is Action.PUSH
+        if account.weakness and (ending or route.action is Action.LOGIN):
+            exchange.warn(account.weakness)
+        if ending and (shortage := await self._space.shortage()):
+            exchange.warn(shortage)
+
     def _record(self, exchange: Exchange, seconds: float) -> None:
         quiet = exchange.status == 200 and exchange.raw_path in _QUIET_PATHS
         (_log.debug if quiet else _log.info)(
@@ -158,6 +175,14 @@ class Application:
             sent=exchange.sent,
             seconds=round(seconds, 4),
         )
+
+
+def _note_namespace(exchange: Exchange) -> None:
+    """Confirm a `ns` that names this very host; any other is ignored ("Registry Proxying")."""
+    for namespace in exchange.parameters("ns") if exchange.has_query else ():
+        if namespace == exchange.header(b"host"):
+            exchange.add_header("OCI-Namespace", namespace)
+            return
 
 
 def _printable(text: bytes) -> str:

@@ -1,11 +1,15 @@
 """Blobs of a repository: read in whole or in part, looked at, taken out."""
 
+from secrets import token_hex
+
 from appliance.api.exchange import Exchange
 from appliance.oci.digest import Digest
-from appliance.protocol.ranges import Span, select_span
+from appliance.protocol.ranges import Span, byteranges, select_spans
 from appliance.protocol.routes import Route
 from appliance.registry.access import Account
 from appliance.registry.blobs import Blobs
+
+_BYTES = ("Content-Type", "application/octet-stream")
 
 IMMUTABLE = "max-age=31536000, immutable"
 """The `Cache-Control` of whatever is named by its digest."""
@@ -18,7 +22,7 @@ class BlobResource:
         self._blobs = blobs
 
     async def get(self, exchange: Exchange, route: Route, account: Account) -> None:
-        """Answer 200, 206 for one range, 304 to a client that has it, or only the head."""
+        """Answer 200, 206 for parts of it, 304 to a client that has it, or only the head."""
         digest = Digest.parse(route.tail)
         size = await self._blobs.size(route.name, digest)
         headers = [
@@ -29,20 +33,32 @@ class BlobResource:
         ]
         if is_fresh(exchange, digest):
             return await exchange.answer(304, headers, size=size)
-        headers.append(("Content-Type", "application/octet-stream"))
         if exchange.is_head:
-            return await exchange.answer(200, headers, size=size)
-        span = select_span(exchange.header(b"range"), size)
+            return await exchange.answer(200, [*headers, _BYTES], size=size)
+        spans = select_spans(_range(exchange, digest), size)
         async with self._blobs.open(digest) as region:
-            if span is None:
-                return await exchange.answer_region(200, headers, region, Span(0, size))
-            headers.append(("Content-Range", span.content_range(size)))
-            return await exchange.answer_region(206, headers, region, span)
+            if not spans:
+                return await exchange.answer_region(200, [*headers, _BYTES], region, Span(0, size))
+            if len(spans) == 1:
+                headers += [_BYTES, ("Content-Range", spans[0].content_range(size))]
+                return await exchange.answer_region(206, headers, region, *spans)
+            boundary = token_hex(16)
+            headers.append(("Content-Type", f"multipart/byteranges; boundary={boundary}"))
+            parts = byteranges(spans, size, _BYTES[1], boundary)
+            return await exchange.answer_region(206, headers, region, *parts)
 
     async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
         """Answer 202 once the repository has the blob no more."""
         await self._blobs.delete(route.name, Digest.parse(route.tail))
         await exchange.answer(202)
+
+
+def _range(exchange: Exchange, digest: Digest) -> str | None:
+    """Return the `Range` that counts: none where `If-Range` names another content (RFC 9110, 13.1.5)."""
+    condition = exchange.header(b"if-range")
+    if condition is not None and condition.strip() != f'"{digest}"':
+        return None
+    return exchange.header(b"range")
 
 
 def is_fresh(exchange: Exchange, digest: Digest) -> bool:

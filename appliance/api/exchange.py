@@ -4,58 +4,36 @@ Every wait on the client for more of its body ends after `stall_seconds` in whic
 came; however long a body takes in all, it may, as long as it moves. One of more than `body_max`
 bytes is refused, 0 standing for no limit.
 
-Two extensions of the server's, where it has them, keep the bytes of blobs out of here: see
-`_send_file` and `drain`.
+An extension of the server's, where it has it, keeps the bytes of blobs out of here: see `drain`.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property
 from urllib.parse import parse_qsl
 
-import msgspec
 import trio
 
 from appliance import work
+from appliance.api.answering import Answering, ClientGoneError, Receive, Scope, Send
 from appliance.oci.errors import (
     BODY_STALLED,
     BODY_TOO_LARGE,
     REQUEST_INVALID,
     SIZE_INVALID,
-    STORE_UNAVAILABLE,
     ErrorRow,
     RegistryError,
 )
 from appliance.protocol.pace import Pace
-from appliance.protocol.ranges import Span
-from appliance.registry.ports import Region, Sink, SupportsFileno
+from appliance.registry.ports import Sink
 
-Scope = Mapping[str, Any]
-Message = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = Iterable[tuple[str, str]]
-
-_CHUNK = 256 << 10
-_PARAMETERS_MAX = 32
+_PARAMETERS_MAX = 256
 _ANNOUNCING = {"1.0", "1.1"}
 _NOTHING = [b"0"]
 _GATHER = 1 << 20  # bytes handed to a thread at once: few hops, and still little memory
-_ALWAYS = (
-    (b"docker-distribution-api-version", b"registry/2.0"),
-    (b"x-content-type-options", b"nosniff"),
-    # What was pushed may look like a page; no browser is to run it under this address.
-    (b"content-security-policy", b"default-src 'none'; sandbox"),
-)
 
 
-class ClientGoneError(Exception):
-    """The client left before its request had arrived, or before it had its answer."""
-
-
-class Exchange:
+class Exchange(Answering):
     """A request, its answer, and what has been counted of both for the log."""
 
     def __init__(
@@ -67,24 +45,14 @@ class Exchange:
         stall_seconds: float,
         body_max: int = 0,
     ) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._send = send
+        super().__init__(scope, receive, send)
         self._stall_seconds = stall_seconds
         self._body_max = body_max
-        self._fields: dict[bytes, list[bytes]] = {}
-        for name, value in scope["headers"]:
-            self._fields.setdefault(name, []).append(value)
-        self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.account = ""
         """Who is asking, once the gate knows; for the log."""
-        self.status: int | None = None
-        """The status of the answer, once it has begun."""
         self.received = 0
         """Bytes of the request's body so far."""
-        self.sent = 0
-        """Bytes of the answer's body so far."""
         # Before HTTP/2 a body is announced (RFC 9112 6.3), so most requests need no look for one.
         self._more_to_come = (
             scope["http_version"] not in _ANNOUNCING
@@ -99,16 +67,24 @@ class Exchange:
         return peer[0].removeprefix("::ffff:") if peer else ""
 
     @property
-    def is_head(self) -> bool:
-        """Tell whether only the head of an answer is wanted."""
-        return self.method == "HEAD"
+    def has_query(self) -> bool:
+        """Tell whether anything stands after a `?` at all."""
+        return bool(self._scope["query_string"])
 
     @cached_property
     def query(self) -> Mapping[str, str]:
         """The parameters after the `?`; of a repeated one, the first. Raises REQUEST_INVALID."""
+        return dict(reversed(self._parameters))
+
+    def parameters(self, name: str) -> list[str]:
+        """Return all values of a parameter, in order; raises REQUEST_INVALID."""
+        return [value for key, value in self._parameters if key == name]
+
+    @cached_property
+    def _parameters(self) -> list[tuple[str, str]]:
         text: bytes = self._scope["query_string"]
         try:
-            pairs = parse_qsl(
+            return parse_qsl(
                 text.decode("ascii"),
                 keep_blank_values=True,
                 errors="strict",
@@ -116,16 +92,6 @@ class Exchange:
             )
         except ValueError:
             raise REQUEST_INVALID.error("the query string is malformed") from None
-        return dict(reversed(pairs))
-
-    def headers(self, name: bytes) -> list[bytes]:
-        """Return all headers of that lower-case name."""
-        return self._fields.get(name, [])
-
-    def header(self, name: bytes) -> str | None:
-        """Return the first header of that lower-case name."""
-        found = self._fields.get(name)
-        return found[0].decode("latin-1") if found else None
 
     @property
     def content_length(self) -> int | None:
@@ -185,7 +151,7 @@ class Exchange:
             self._count(sum(map(len, content)))
             sink(content)
 
-        extension = self._scope.get("extensions", {}).get("registry.request.drain")
+        extension = self._extensions.get("registry.request.drain")
         if extension is None:
             await self._gather(sink)
             return
@@ -244,110 +210,3 @@ class Exchange:
                 if len(content) > limit:
                     raise row.error(excess)
         return bytes(content)
-
-    async def answer(
-        self, status: int, headers: Headers = (), content: bytes = b"", size: int | None = None
-    ) -> None:
-        """Send a whole answer; `size` states the length of a body that HEAD leaves out."""
-        length = len(content) if size is None else size
-        if status != 204:
-            headers = (*headers, ("Content-Length", str(length)))
-        await self._start(status, headers)
-        await self._send_body(b"" if self.is_head else content, more=False)
-
-    async def answer_json(self, status: int, document: object, headers: Headers = ()) -> None:
-        """Send a document as JSON, as `application/json` unless the headers name another type."""
-        headers = tuple(headers)
-        if not any(name == "Content-Type" for name, _ in headers):
-            headers = (*headers, ("Content-Type", "application/json"))
-        await self.answer(status, headers, msgspec.json.encode(document))
-
-    async def answer_region(
-        self, status: int, headers: Headers, region: Region, span: Span
-    ) -> None:
-        """Send part of a blob; raises ClientGoneError once nobody listens."""
-        await self._start(status, (*headers, ("Content-Length", str(span.length))))
-        direct = "http.response.zerocopysend" in self._scope.get("extensions", {})
-        if direct and region.file is not None and span.length:
-            await self._send_file(region.file, span)
-        else:
-            await self._send_watched(region, span)
-
-    async def _send_file(self, file: SupportsFileno, span: Span) -> None:
-        """Let the server send it, which needs no copy here and notices by itself who leaves."""
-        try:
-            await self._send(
-                {
-                    "type": "http.response.zerocopysend",
-                    "file": file,
-                    "offset": span.offset,
-                    "count": span.length,
-                }
-            )
-        except ConnectionError:
-            raise ClientGoneError from None
-        except OSError as error:
-            raise STORE_UNAVAILABLE.error("a blob's file cannot be read") from error
-        self.sent += span.length
-
-    async def _send_watched(self, region: Region, span: Span) -> None:
-        """Send it piece by piece, while watching for a client that leaves."""
-        failure: RegistryError | ClientGoneError | None = None
-        gone = False
-
-        async def watch() -> None:
-            nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            try:
-                await self._send_region(region, span)
-            except (RegistryError, ClientGoneError) as error:
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if gone and self.sent < span.length:
-            raise ClientGoneError
-
-    async def _send_region(self, region: Region, span: Span) -> None:
-        offset, end = span.offset, span.offset + span.length
-        while offset < end:
-            piece = await region.read(offset, min(_CHUNK, end - offset))
-            if not piece:
-                raise STORE_UNAVAILABLE.error("a blob's file is shorter than its record says")
-            offset += len(piece)
-            await self._send_body(piece, more=offset < end)
-        if not span.length:
-            await self._send_body(b"", more=False)
-
-    async def _start(self, status: int, headers: Headers) -> None:
-        encoded = [
-            (_remembered if len(field[1]) <= _REMEMBERED_MAX else _encoded)(field)
-            for field in headers
-        ]
-        self.status = status
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*_ALWAYS, *encoded]}
-        )
-
-    async def _send_body(self, piece: bytes, *, more: bool) -> None:
-        try:
-            await self._send({"type": "http.response.body", "body": piece, "more_body": more})
-        except ConnectionError:
-            raise ClientGoneError from None
-        self.sent += len(piece)
-
-
-def _encoded(field: tuple[str, str]) -> tuple[bytes, bytes]:
-    name, value = field
-    return name.lower().encode(), value.encode("latin-1")
-
-
-_remembered = lru_cache(maxsize=4096)(_encoded)
-_REMEMBERED_MAX = 512
-"""Characters of a header that is remembered; most answers repeat those of others."""

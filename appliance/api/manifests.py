@@ -1,6 +1,7 @@
 """Manifests and the lists made of them: tags, repositories, referrers."""
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
 from appliance.api.blobs import IMMUTABLE, is_fresh
 from appliance.api.exchange import Exchange
@@ -10,15 +11,19 @@ from appliance.oci.errors import (
     MANIFEST_TOO_LARGE,
     MANIFEST_UNKNOWN,
     TAG_INVALID,
+    TAGS_TOO_MANY,
     RegistryError,
 )
 from appliance.oci.manifest import SIZE_MAX
 from appliance.oci.mediatypes import OCI_INDEX
-from appliance.oci.names import parse_reference
+from appliance.oci.names import parse_reference, parse_tag
 from appliance.protocol.paging import Page, next_link
-from appliance.protocol.routes import Route
-from appliance.registry.access import Account
+from appliance.protocol.routes import Action, Route
+from appliance.registry.access import Access, Account
 from appliance.registry.manifests import Manifests
+
+TAGS_MAX = 100
+"""Tags that one push by digest may set."""
 
 
 class ManifestResource:
@@ -43,13 +48,18 @@ class ManifestResource:
             await exchange.answer(200, headers, await self._manifests.content(found))
 
     async def put(self, exchange: Exchange, route: Route, account: Account) -> None:
-        """Answer 201 once the manifest is stored and the tag, if one was named, points to it."""
+        """Answer 201 once the manifest is stored and whatever tags were named point to it.
+
+        A push by tag names that one; a push by digest names any number in parameters `tag`.
+        """
         reference = parse_reference(route.tail)
+        tags = _tags(exchange) if isinstance(reference, Digest) else ()
         content = await exchange.read(SIZE_MAX, MANIFEST_TOO_LARGE)
         digest, manifest = await self._manifests.put(
-            route.name, reference, content, _media_type(exchange)
+            route.name, reference, content, _media_type(exchange), tags=tags
         )
         headers = created(route.name, digest, "manifests")
+        headers += (("OCI-Tag", tag) for tag in tags)
         if manifest.subject is not None:
             headers.append(("OCI-Subject", str(manifest.subject.digest)))
         await exchange.answer(201, headers)
@@ -60,11 +70,24 @@ class ManifestResource:
         await exchange.answer(202)
 
 
-class ListResource:
-    """`tags/list`, `_catalog` and `referrers`, each in pages that a `Link` joins."""
+class RepositoryResource:
+    """`/v2/<name>/`: a repository as a whole, an extension of ours."""
 
     def __init__(self, manifests: Manifests) -> None:
         self._manifests = manifests
+
+    async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
+        """Answer 202 once nothing of the repository is left."""
+        await self._manifests.delete_repository(route.name)
+        await exchange.answer(202)
+
+
+class ListResource:
+    """`tags/list`, `_catalog` and `referrers`, each in pages that a `Link` joins."""
+
+    def __init__(self, manifests: Manifests, access: Access) -> None:
+        self._manifests = manifests
+        self._access = access
 
     async def tags(self, exchange: Exchange, route: Route, account: Account) -> None:
         """Answer with a page of a repository's tags ("Listing Tags")."""
@@ -74,9 +97,10 @@ class ListResource:
         await exchange.answer_json(200, {"name": route.name, "tags": tags}, headers)
 
     async def repositories(self, exchange: Exchange, route: Route, account: Account) -> None:
-        """Answer with a page of the repositories, as Docker's registries do at `_catalog`."""
+        """Answer with a page of what the account may pull, as Docker's registries do."""
         page = _page(exchange)
-        names, more = await self._manifests.repositories(page)
+        visible = partial(self._access.may, account, Action.PULL)
+        names, more = await self._manifests.repositories(page, visible)
         headers = _link("/v2/_catalog", page, names, more=more)
         await exchange.answer_json(200, {"repositories": names}, headers)
 
@@ -111,6 +135,14 @@ def _described(digest: Digest, media_type: str) -> tuple[tuple[str, str], ...]:
         ("Docker-Content-Digest", str(digest)),
         ("ETag", f'"{digest}"'),
     )
+
+
+def _tags(exchange: Exchange) -> Sequence[str]:
+    """Read the parameters `tag`, each once, as they came."""
+    tags = tuple(dict.fromkeys(exchange.parameters("tag")))
+    if len(tags) > TAGS_MAX:
+        raise TAGS_TOO_MANY.error(f"a manifest is pushed with at most {TAGS_MAX} tags at once")
+    return tuple(map(parse_tag, tags))
 
 
 def _existing(text: str) -> Digest | str:

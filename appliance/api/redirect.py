@@ -2,7 +2,8 @@
 
 import re
 
-from appliance.api.exchange import Exchange, Receive, Scope, Send
+from appliance.api.answering import Receive, Scope, Send
+from appliance.api.exchange import Exchange
 from appliance.oci.errors import REQUEST_INVALID
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(?::\d{1,5})?")

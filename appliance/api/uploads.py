@@ -1,7 +1,7 @@
 """Blobs on their way in ("Pushing blobs", "Mounting a blob from another repository")."""
 
 from appliance.api.exchange import Exchange
-from appliance.oci.digest import Digest
+from appliance.oci.digest import ALGORITHMS, Digest
 from appliance.oci.errors import DIGEST_INVALID, RegistryError
 from appliance.oci.names import parse_name
 from appliance.protocol.ranges import ContentRange, parse_content_range
@@ -14,19 +14,23 @@ from appliance.registry.uploads import Uploads
 class UploadsResource:
     """`/v2/<name>/blobs/uploads/`: where a blob's way in begins."""
 
-    def __init__(self, uploads: Uploads, access: Access) -> None:
+    def __init__(self, uploads: Uploads, access: Access, chunk_min: int) -> None:
         self._uploads = uploads
         self._access = access
+        self._chunk_min = chunk_min
 
     async def post(self, exchange: Exchange, route: Route, account: Account) -> None:
         """Answer 201 to a mount or a whole blob, 202 with a session otherwise."""
         query = exchange.query
         if "mount" in query and await self._mount(exchange, route, account):
             return
-        algorithm = query.get("digest-algorithm", "sha256")
         if "digest" not in query:
+            algorithm = query.get("digest-algorithm", _algorithm(query.get("mount", "")))
             session_id = await self._uploads.start(route.name, account.name, algorithm)
-            await exchange.answer(202, _progress(route.name, session_id, 0))
+            headers = _progress(route.name, session_id, 0)
+            if self._chunk_min:
+                headers.append(("OCI-Chunk-Min-Length", str(self._chunk_min)))
+            await exchange.answer(202, headers)
             return
         digest = Digest.parse(query["digest"])
         await self._uploads.put(
@@ -39,17 +43,23 @@ class UploadsResource:
         await exchange.answer(201, created(route.name, digest))
 
     async def _mount(self, exchange: Exchange, route: Route, account: Account) -> bool:
-        """Try to mount; whatever stands against it, the client may still send the blob itself."""
+        """Try to mount; whatever stands against it, the client may still send the blob itself.
+
+        Without `from` any repository will do that has the blob and that the account may pull from.
+        """
         try:
-            source = parse_name(exchange.query.get("from", ""))
             digest = Digest.parse(exchange.query["mount"])
-            self._access.check(account, Action.PULL, source)
+            named = exchange.query.get("from")
+            sources = [parse_name(named)] if named else await self._uploads.holders(digest)
         except RegistryError:
             return False
-        if not await self._uploads.mount(source, route.name, digest):
-            return False
-        await exchange.answer(201, created(route.name, digest))
-        return True
+        for source in sources:
+            if not self._access.may(account, Action.PULL, source):
+                continue
+            if await self._uploads.mount(source, route.name, digest):
+                await exchange.answer(201, created(route.name, digest))
+                return True
+        return False
 
 
 class UploadResource:
@@ -95,6 +105,12 @@ class UploadResource:
         """Answer 204 once the session and its bytes are gone."""
         await self._uploads.cancel(route.name, account.name, route.tail)
         await exchange.answer(204)
+
+
+def _algorithm(text: str) -> str:
+    """Tell which algorithm the blob will have that was to be mounted; the usual one otherwise."""
+    named = text.partition(":")[0]
+    return named if named in ALGORITHMS else ALGORITHMS[0]
 
 
 def created(name: str, digest: Digest, kind: str = "blobs") -> list[tuple[str, str]]:

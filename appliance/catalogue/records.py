@@ -1,13 +1,12 @@
-"""What the registry asks its records: reads first, then writes, each write one transaction."""
+"""What the registry has its records keep: each write is one transaction."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 
-from appliance.catalogue.database import Database
-from appliance.oci.descriptor import Descriptor, ReferrerDescriptor
+from appliance.catalogue.queries import BY_DIGEST, LINKED, Queries
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
@@ -15,8 +14,9 @@ from appliance.oci.errors import (
     MANIFEST_BLOB_UNKNOWN,
     MANIFEST_UNKNOWN,
     METHOD_UNSUPPORTED,
+    NAME_UNKNOWN,
 )
-from appliance.oci.manifest import Manifest, StoredManifest
+from appliance.oci.manifest import Manifest
 from appliance.protocol.session import Session
 
 _Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
@@ -24,144 +24,9 @@ _Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 CONTENT_MAX = 64 << 10
 """Bytes of a manifest that the catalogue holds itself; larger ones are in the store alone."""
 
-REFERRERS_MAX = 4 << 20
-"""Bytes in a page of referrers; the next page follows by `Link` ("Listing Referrers")."""
 
-_RECENT_MAX = 4096
-"""Rows kept in memory until something is written."""
-
-_ROW_MAX = 4 << 10
-"""Bytes of a manifest up to which its row is kept."""
-
-_LINKED = """
-    SELECT blob.id, blob.size, repository.id FROM repository
-    JOIN link ON link.repository = repository.id
-    JOIN blob ON blob.id = link.blob
-    WHERE repository.name = ? AND blob.digest = ?
-"""
-
-_MANIFEST = """
-    SELECT manifest.media_type, blob.digest, blob.size, blob.content, repository.id, blob.id
-    FROM repository
-    JOIN manifest ON manifest.repository = repository.id
-    JOIN blob ON blob.id = manifest.blob
-    WHERE repository.name = ?
-"""
-
-_BY_DIGEST = _MANIFEST + "AND blob.digest = ?"
-
-_BY_TAG = """
-    SELECT manifest.media_type, blob.digest, blob.size, blob.content, repository.id, blob.id
-    FROM repository
-    JOIN tag ON tag.repository = repository.id
-    JOIN manifest ON manifest.repository = repository.id AND manifest.blob = tag.manifest
-    JOIN blob ON blob.id = tag.manifest
-    WHERE repository.name = ? AND tag.name = ?
-"""
-
-_REFERRERS = """
-    SELECT referrer FROM (
-        SELECT page.*, sum(size) OVER (ORDER BY digest) AS total FROM (
-            SELECT manifest.referrer, length(manifest.referrer) AS size, blob.digest
-            FROM repository
-            JOIN manifest ON manifest.repository = repository.id
-            JOIN blob ON blob.id = manifest.blob
-            WHERE repository.name = ? AND manifest.subject = ? AND blob.digest > ?
-              AND (? IS NULL OR manifest.artifact_type = ?)
-            ORDER BY blob.digest LIMIT ?
-        ) AS page
-    ) WHERE total <= ? OR total = size
-    ORDER BY digest
-"""
-
-
-class Catalogue:
+class Catalogue(Queries):
     """The records in one database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._generation = database.generation
-        self._recent: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
-
-    async def find_blob(self, repository: str, digest: Digest) -> int | None:
-        """Return the size of a blob that the repository links."""
-        rows = self._lookup(_LINKED, repository, str(digest))
-        return rows[0][1] if rows else None
-
-    async def find_manifest(
-        self, repository: str, reference: Digest | str
-    ) -> StoredManifest | None:
-        """Look a manifest up by digest or tag."""
-        query = _BY_DIGEST if isinstance(reference, Digest) else _BY_TAG
-        rows = self._lookup(query, repository, str(reference))
-        if not rows:
-            return None
-        media_type, digest, size, content, _, _ = rows[0]
-        return StoredManifest(Descriptor(media_type, Digest.parse(digest), size), content)
-
-    def _lookup(self, query: str, repository: str, key: str) -> list[tuple[Any, ...]]:
-        """Read a row, or remember it: clients ask for the same few again and again."""
-        if self._generation != self._database.generation:
-            self._generation = self._database.generation
-            self._recent.clear()
-        asked = (query, repository, key)
-        rows = self._recent.get(asked)
-        if rows is None:
-            rows = self._database.read(query, (repository, key))
-            size = sum(len(value) for row in rows for value in row if isinstance(value, bytes))
-            if rows and len(self._recent) < _RECENT_MAX and size <= _ROW_MAX:
-                self._recent[asked] = rows
-        return rows
-
-    async def find_tags(self, repository: str, after: str, limit: int) -> list[str] | None:
-        """List tags that sort after one; None when the repository has no manifest at all."""
-        rows = self._database.read(
-            "SELECT tag.name FROM repository JOIN tag ON tag.repository = repository.id"
-            " WHERE repository.name = ? AND tag.name > ? ORDER BY tag.name LIMIT ?",
-            (repository, after, limit),
-        )
-        if not rows and not self._database.read(_MANIFEST + "LIMIT 1", (repository,)):
-            return None
-        return [name for (name,) in rows]
-
-    async def repositories(self, after: str, limit: int) -> list[str]:
-        """List the repositories that hold a manifest, by name, from after one on."""
-        rows = self._database.read(
-            "SELECT name FROM repository WHERE name > ?"
-            " AND EXISTS (SELECT 1 FROM manifest WHERE manifest.repository = repository.id)"
-            " ORDER BY name LIMIT ?",
-            (after, limit),
-        )
-        return [name for (name,) in rows]
-
-    async def referrers(
-        self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
-    ) -> tuple[list[ReferrerDescriptor], bool]:
-        """List the manifests about a subject, by digest, from after one on; tell if more follow.
-
-        Annotations may be megabytes each, so a page also ends where its bytes do.
-        """
-        asked = (repository, str(subject), after, artifact_type, artifact_type)
-        rows = self._database.read(_REFERRERS, (*asked, limit, REFERRERS_MAX))
-        entries = [msgspec.json.decode(entry, type=ReferrerDescriptor) for (entry,) in rows]
-        if not entries:
-            return [], False
-        last = entries[-1].digest
-        following = (*asked[:2], last, *asked[3:], 1, REFERRERS_MAX)
-        return entries, bool(self._database.read(_REFERRERS, following))
-
-    async def find_session(self, session_id: str) -> Session | None:
-        """Look an upload session up."""
-        found = self._sessions("WHERE id = ?", session_id)
-        return found[0] if found else None
-
-    async def sessions(self) -> list[Session]:
-        """List all upload sessions, newest first."""
-        return self._sessions("ORDER BY started_at DESC")
-
-    async def check_readable(self) -> None:
-        """Read something; raises STORE_UNAVAILABLE."""
-        self._database.read("SELECT 1 FROM repository LIMIT 1")
 
     async def add_session(self, session: Session) -> None:
         """Record an upload session."""
@@ -197,7 +62,7 @@ class Catalogue:
         """Link a blob of one repository into another; False when the first does not link it."""
 
         def writing(connection: sqlite3.Connection) -> bool:
-            row = connection.execute(_LINKED, (source, str(digest))).fetchone()
+            row = connection.execute(LINKED, (source, str(digest))).fetchone()
             if row is None:
                 return False
             _link(connection, _put_repository(connection, target), row[0])
@@ -212,7 +77,7 @@ class Catalogue:
         """
 
         def writing(connection: sqlite3.Connection) -> None:
-            row = connection.execute(_LINKED, (repository, str(digest))).fetchone()
+            row = connection.execute(LINKED, (repository, str(digest))).fetchone()
             if row is None:
                 raise BLOB_UNKNOWN.error(details=({"digest": str(digest)},))
             blob, _, owner = row
@@ -231,19 +96,24 @@ class Catalogue:
         await self._database.write(writing)
 
     async def check_references(self, repository: str, manifest: Manifest) -> None:
-        """Raise MANIFEST_BLOB_UNKNOWN listing every reference that the repository lacks now."""
+        """Raise MANIFEST_BLOB_UNKNOWN listing what is required and the repository lacks now."""
         _resolve(self._database.read, repository, manifest)
 
     async def put_manifest(
-        self, repository: str, digest: Digest, content: bytes, manifest: Manifest, tag: str | None
+        self,
+        repository: str,
+        digest: Digest,
+        content: bytes,
+        manifest: Manifest,
+        tags: Collection[str] = (),
     ) -> None:
-        """Record a manifest, and move a tag to it.
+        """Record a manifest, and move tags to it.
 
-        Raises MANIFEST_BLOB_UNKNOWN listing every reference that the repository lacks.
+        Raises MANIFEST_BLOB_UNKNOWN listing what is required and the repository lacks.
         """
 
         def writing(connection: sqlite3.Connection) -> None:
-            targets = _resolve(
+            targets, absent = _resolve(
                 lambda query, parameters: connection.execute(query, parameters).fetchall(),
                 repository,
                 manifest,
@@ -270,17 +140,29 @@ class Catalogue:
                 ),
             )
             connection.executemany(
+                "INSERT INTO absent (repository, manifest, digest) VALUES (?, ?, ?)"
+                " ON CONFLICT DO NOTHING",
+                [(owner, blob, str(listed)) for listed in absent],
+            )
+            # Some index may have been waiting for this manifest.
+            waiting = connection.execute(
+                "DELETE FROM absent WHERE repository = ? AND digest = ? RETURNING manifest",
+                (owner, str(digest)),
+            ).fetchall()
+            connection.executemany(
                 "INSERT INTO edge (repository, manifest, target) VALUES (?, ?, ?)"
                 " ON CONFLICT DO NOTHING",
-                [(owner, blob, target) for target in targets],
+                [
+                    *((owner, blob, target) for target in targets),
+                    *((owner, index, blob) for (index,) in waiting),
+                ],
             )
-            if tag is not None:
-                connection.execute(
-                    "INSERT INTO tag (repository, name, manifest) VALUES (?, ?, ?)"
-                    " ON CONFLICT DO UPDATE SET manifest = excluded.manifest,"
-                    " moved_at = unixepoch()",
-                    (owner, tag, blob),
-                )
+            connection.executemany(
+                "INSERT INTO tag (repository, name, manifest) VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET manifest = excluded.manifest,"
+                " moved_at = unixepoch()",
+                [(owner, tag, blob) for tag in tags],
+            )
 
         await self._database.write(writing)
 
@@ -302,7 +184,7 @@ class Catalogue:
         """Remove a manifest with all its tags; raises MANIFEST_UNKNOWN."""
 
         def writing(connection: sqlite3.Connection) -> None:
-            row = connection.execute(_BY_DIGEST, (repository, str(digest))).fetchone()
+            row = connection.execute(BY_DIGEST, (repository, str(digest))).fetchone()
             if row is None:
                 raise MANIFEST_UNKNOWN.error(details=({"digest": str(digest)},))
             owner, blob = row[4:]
@@ -313,12 +195,20 @@ class Catalogue:
 
         await self._database.write(writing)
 
-    def _sessions(self, clause: str, *parameters: object) -> list[Session]:
-        rows = self._database.read(
-            f"SELECT id, repository, account, algorithm FROM session {clause}",  # noqa: S608
-            parameters,
-        )
-        return [Session(*row) for row in rows]
+    async def delete_repository(self, repository: str) -> None:
+        """Remove a repository with all its tags, manifests and links; raises NAME_UNKNOWN."""
+
+        def writing(connection: sqlite3.Connection) -> None:
+            row = connection.execute(
+                "SELECT id FROM repository WHERE name = ?", (repository,)
+            ).fetchone()
+            if row is None:
+                raise NAME_UNKNOWN.error(details=({"name": repository},))
+            connection.execute("DELETE FROM manifest WHERE repository = ?", row)
+            connection.execute("DELETE FROM link WHERE repository = ?", row)
+            connection.execute("DELETE FROM repository WHERE id = ?", row)
+
+        await self._database.write(writing)
 
 
 def _put_repository(connection: sqlite3.Connection, name: str) -> int:
@@ -355,9 +245,13 @@ def _link(connection: sqlite3.Connection, repository: int, blob: int) -> None:
     )
 
 
-def _resolve(read: _Read, repository: str, manifest: Manifest) -> list[int]:
-    """Find all that a manifest refers to; raises MANIFEST_BLOB_UNKNOWN with what is missing."""
+def _resolve(read: _Read, repository: str, manifest: Manifest) -> tuple[list[int], list[Digest]]:
+    """Find what a manifest refers to, and which of the manifests it lists are absent and may be.
+
+    Raises MANIFEST_BLOB_UNKNOWN with what is missing.
+    """
     targets: list[int] = []
+    absent: list[Digest] = []
     missing: list[str] = []
     for table, references in (("link", manifest.blobs), ("manifest", manifest.manifests)):
         query = (
@@ -365,15 +259,18 @@ def _resolve(read: _Read, repository: str, manifest: Manifest) -> list[int]:
             " JOIN repository ON repository.id = held.repository"
             " WHERE blob.digest = ? AND repository.name = ?"
         )
-        for digest in {str(reference.digest) for reference in references}:
-            rows = read(query, (digest, repository))
+        for digest in {reference.digest for reference in references}:
+            rows = read(query, (str(digest), repository))
             targets += [row[0] for row in rows]
             if not rows:
-                missing.append(digest)
+                if digest in manifest.optional:
+                    absent.append(digest)
+                else:
+                    missing.append(str(digest))
     if missing:
         raise MANIFEST_BLOB_UNKNOWN.error(
             f"the manifest refers to content that this repository does not have: {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
             details=tuple({"digest": digest} for digest in sorted(missing)),
         )
-    return targets
+    return targets, absent

@@ -1,11 +1,12 @@
 """The tables, as numbered steps from an empty file to today's; `user_version` counts them.
 
-    repository   a name
+    repository   a name, and how many manifests there are under it
     blob         a digest and its size; small manifests have their bytes here too
     link         this blob may be read in that repository
     manifest     this blob is a manifest of that repository
     tag          a movable name for a manifest of the same repository
     edge         what a manifest refers to: blobs, or the manifests of an index
+    absent       what an index lists and the repository does not have (yet)
     session      an upload session: whose it is, and where it leads
 
 A step that has been released is never edited; a new one is added after it.
@@ -78,6 +79,35 @@ STEPS = (
         algorithm TEXT NOT NULL,
         started_at INTEGER NOT NULL DEFAULT (unixepoch())
     ) STRICT, WITHOUT ROWID;
+    """,
+    # A page of repositories costs that page, however many others hold no manifest.
+    """
+    ALTER TABLE repository ADD COLUMN manifests INTEGER NOT NULL DEFAULT 0;
+
+    UPDATE repository SET manifests =
+        (SELECT count(*) FROM manifest WHERE manifest.repository = repository.id);
+
+    CREATE INDEX repository_listed ON repository (name) WHERE manifests > 0;
+
+    CREATE TRIGGER manifest_added AFTER INSERT ON manifest BEGIN
+        UPDATE repository SET manifests = manifests + 1 WHERE id = new.repository;
+    END;
+
+    CREATE TRIGGER manifest_removed AFTER DELETE ON manifest BEGIN
+        UPDATE repository SET manifests = manifests - 1 WHERE id = old.repository;
+    END;
+
+    CREATE INDEX link_blob ON link (blob);
+
+    CREATE TABLE absent (
+        repository INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        manifest INTEGER NOT NULL,
+        PRIMARY KEY (repository, digest, manifest),
+        FOREIGN KEY (repository, manifest) REFERENCES manifest ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE INDEX absent_manifest ON absent (repository, manifest);
     """,
 )
 

@@ -5,6 +5,18 @@ import msgspec
 from appliance.oci.digest import Digest
 
 
+class RawPlatform(msgspec.Struct):
+    """What an entry of an index says it runs on."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+    def __str__(self) -> str:
+        parts = (self.os, self.architecture, self.variant)
+        return "/".join(parts if self.variant else parts[:2])
+
+
 class RawDescriptor(msgspec.Struct, rename="camel"):
     """A descriptor as it stands in JSON; unknown fields are allowed and ignored."""
 
@@ -13,6 +25,7 @@ class RawDescriptor(msgspec.Struct, rename="camel"):
     size: int
     artifact_type: str | None = None
     urls: list[str] | None = None
+    platform: RawPlatform | None = None
 
 
 class Descriptor(msgspec.Struct, frozen=True):
@@ -21,6 +34,8 @@ class Descriptor(msgspec.Struct, frozen=True):
     media_type: str
     digest: Digest
     size: int
+    platform: str = ""
+    """`os/architecture[/variant]` of an entry in an index that states it, else empty."""
 
 
 class ReferrerDescriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

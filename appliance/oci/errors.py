@@ -76,6 +76,7 @@ SESSION_TAKEN_OVER = ErrorRow(
 SIZE_INVALID = ErrorRow("SIZE_INVALID", 400, "provided length did not match content length")
 STORE_FULL = ErrorRow("DENIED", 507, "the registry's disk is full")
 STORE_UNAVAILABLE = ErrorRow("UNKNOWN", 503, "the registry cannot reach its storage")
+TAGS_TOO_MANY = ErrorRow("TAG_INVALID", 414, "too many tags in one request")
 TAG_INVALID = ErrorRow("TAG_INVALID", 400, "invalid tag")
 TOO_MANY_LOGINS = ErrorRow("TOOMANYREQUESTS", 429, "too many logins are being checked; try later")
 TOO_MANY_REQUESTS = ErrorRow("TOOMANYREQUESTS", 429, "too many requests; try later")

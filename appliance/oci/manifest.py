@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from appliance.oci.descriptor import Descriptor, RawDescriptor, ReferrerDescriptor
+from appliance.oci.descriptor import Descriptor, RawDescriptor, RawPlatform, ReferrerDescriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import MANIFEST_INVALID
 from appliance.oci.mediatypes import (
@@ -43,6 +43,8 @@ class _Document(msgspec.Struct, rename="camel"):
 _MEDIA_TYPE = re.compile(r"[!#$&^_.+A-Za-z0-9-]{1,127}/[!#$&^_.+A-Za-z0-9-]{1,127}", re.ASCII)
 _SCHEMA_1 = "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
 _DECODER = msgspec.json.Decoder(_Document)
+_FIELDS = frozenset(_Document.__struct_encode_fields__)
+_FOLDED = {name.lower(): name for name in _FIELDS}
 
 
 REFERENCES_MAX = 2000
@@ -66,11 +68,13 @@ class Manifest:
     blobs: tuple[Descriptor, ...]
     """Blobs that must be in the same repository: config and layers."""
     manifests: tuple[Descriptor, ...]
-    """Manifests that must be in the same repository: the entries of an index."""
+    """Manifests that belong into the same repository: the entries of an index."""
     subject: Descriptor | None
     """The manifest this one is about, which may be absent."""
     artifact_type: str | None
     annotations: dict[str, str] | None
+    optional: frozenset[Digest] = frozenset()
+    """Those of `manifests` that may be absent."""
 
     @property
     def references(self) -> tuple[Descriptor, ...]:
@@ -108,13 +112,21 @@ def parse_manifest(content: bytes, content_type: str | None) -> Manifest:
 def _decode(content: bytes) -> _Document:
     try:
         content.decode()  # the decoder skips what it does not know without looking at the encoding
-        return _DECODER.decode(content)
+        document = _DECODER.decode(content)
+        names = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError as error:
         raise MANIFEST_INVALID.error(f"the manifest is not well-formed: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MANIFEST_INVALID.error(f"the manifest is not JSON: {error}") from None
     except RecursionError:
         raise MANIFEST_INVALID.error("the manifest nests too deeply") from None
+    for name in names.keys() - _FIELDS:
+        # Clients written in Go take such a field for the one it resembles, others do not.
+        if name.lower() in _FOLDED:
+            raise MANIFEST_INVALID.error(
+                f"the manifest's field {name!r} differs from {_FOLDED[name.lower()]} in case only"
+            )
+    return document
 
 
 def _media_type(document: _Document, content_type: str | None) -> str:
@@ -142,7 +154,7 @@ def _index(document: _Document, media_type: str) -> Manifest:
     return Manifest(
         media_type=media_type,
         blobs=(),
-        manifests=tuple(map(_read, document.manifests or ())),
+        manifests=tuple(_read(entry, entry.platform) for entry in document.manifests or ()),
         subject=_subject(document),
         artifact_type=document.artifact_type,
         annotations=document.annotations,
@@ -180,7 +192,8 @@ def _subject(document: _Document) -> Descriptor | None:
     return None if document.subject is None else _read(document.subject)
 
 
-def _read(raw: RawDescriptor) -> Descriptor:
+def _read(raw: RawDescriptor, platform: RawPlatform | None = None) -> Descriptor:
     if raw.size < 0:
         raise MANIFEST_INVALID.error(f"the size of {raw.digest[:100]} is negative")
-    return Descriptor(raw.media_type, Digest.parse(raw.digest), raw.size)
+    stated = str(platform) if platform is not None else ""
+    return Descriptor(raw.media_type, Digest.parse(raw.digest), raw.size, stated)

@@ -5,11 +5,16 @@ unit or size ("Pushing a blob in chunks"); the standard form is understood as we
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from appliance.oci.errors import RANGE_INVALID, RANGE_UNSATISFIABLE
+from appliance.oci.errors import RANGE_INVALID, RANGE_UNSATISFIABLE, RegistryError
 
-_RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNORECASE | re.ASCII)
+RANGES_MAX = 1024
+"""Ranges of one request that are answered each by itself: what a partial pull asks for at most."""
+
+_RANGES = re.compile(r"bytes[ \t]*=(.*)", re.IGNORECASE | re.ASCII)
+_RANGE = re.compile(r"(\d{1,18})-(\d{0,18})|-(\d{1,18})", re.ASCII)
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d{1,18}|\*))?", re.ASCII)
 
 
@@ -38,29 +43,59 @@ class ContentRange:
         return self.end - self.start + 1
 
 
-def select_span(header: str | None, size: int) -> Span | None:
-    """Choose the bytes that a `Range` header asks of a blob of that size; None means all of it.
+def select_spans(header: str | None, size: int) -> tuple[Span, ...]:
+    """Choose the bytes that a `Range` header asks of a blob of that size; none means all of it.
 
-    A range that ends past the blob is cut, one that starts past it raises RANGE_UNSATISFIABLE.
-    Of an empty blob there are no parts. Several ranges, other units and malformed headers are ignored, as RFC 9110 14.2 allows.
+    A range that ends past the blob is cut, and one that starts past it is left out; where nothing
+    is left, or a range runs backward, this raises RANGE_UNSATISFIABLE. Of an empty blob there are
+    no parts. Other units and malformed headers are ignored, as RFC 9110 14.2 allows, and so are
+    ranges that are too many, or together longer than the blob: the whole of it costs less.
     """
-    asked = _RANGE.fullmatch(header) if header and size else None
+    asked = _RANGES.fullmatch(header) if header and size else None
     if asked is None:
-        return None
-    first, last = asked.groups()
-    if not first and not last:
-        return None
-    if not first:
-        offset, end = max(size - int(last), 0), size
-    else:
-        offset, end = int(first), min(int(last) + 1, size) if last else size
-        if last and int(last) < offset:
-            return None
-    if offset >= end:
-        raise RANGE_UNSATISFIABLE.error(
-            f"the blob has {size} bytes", headers=(("Content-Range", f"bytes */{size}"),)
+        return ()
+    stated = [text for text in (one.strip(" \t") for one in asked[1].split(",")) if text]
+    ranges = [_RANGE.fullmatch(text) for text in stated[: RANGES_MAX + 1]]
+    if not ranges or len(ranges) > RANGES_MAX:
+        return ()
+    spans = []
+    for one in ranges:
+        if one is None:
+            return ()
+        first, last, suffix = one.groups()
+        if last and int(last) < int(first):
+            raise _unsatisfiable("a range ends before it starts", size)
+        if suffix is None:
+            offset, end = int(first), min(int(last) + 1, size) if last else size
+        else:
+            offset, end = max(size - int(suffix), 0), size
+        if offset < end:
+            spans.append(Span(offset, end - offset))
+    if not spans:
+        raise _unsatisfiable(f"the blob has {size} bytes", size)
+    return tuple(spans) if sum(span.length for span in spans) <= size else ()
+
+
+def _unsatisfiable(reason: str, size: int) -> RegistryError:
+    return RANGE_UNSATISFIABLE.error(reason, headers=(("Content-Range", f"bytes */{size}"),))
+
+
+def byteranges(spans: Iterable[Span], size: int, kind: str, boundary: str) -> list[bytes | Span]:
+    """Lay out the body of an answer with several parts of a blob (RFC 9110, 14.6).
+
+    What comes back are the frames between the parts as bytes, and the parts as spans, in order;
+    `kind` is the media type of each part.
+    """
+    body: list[bytes | Span] = []
+    lead = ""
+    for span in spans:
+        frame = (
+            f"{lead}--{boundary}\r\nContent-Type: {kind}\r\n"
+            f"Content-Range: {span.content_range(size)}\r\n\r\n"
         )
-    return Span(offset, end - offset)
+        body += [frame.encode("ascii"), span]
+        lead = "\r\n"
+    return [*body, f"\r\n--{boundary}--\r\n".encode("ascii")]
 
 
 def parse_content_range(header: str) -> ContentRange:

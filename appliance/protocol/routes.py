@@ -41,6 +41,7 @@ class Resource(Enum):
     UPLOADS = "/v2/<name>/blobs/uploads/"
     UPLOAD = "/v2/<name>/blobs/uploads/<session id>"
     REFERRERS = "/v2/<name>/referrers/<digest>"
+    REPOSITORY = "/v2/<name>/"
 
 
 ACTIONS: Mapping[Resource, Mapping[str, Action | None]] = MappingProxyType(
@@ -62,6 +63,7 @@ ACTIONS: Mapping[Resource, Mapping[str, Action | None]] = MappingProxyType(
             "DELETE": Action.PUSH,
         },
         Resource.REFERRERS: {"GET": Action.PULL},
+        Resource.REPOSITORY: {"DELETE": Action.DELETE},
     }
 )
 """The methods of each resource and the action each takes; None asks nothing of anyone.
@@ -113,6 +115,9 @@ def _resolve(method: str, raw_path: bytes) -> Route:
     resource, name, tail = _locate(_segments(raw_path))
     methods = ACTIONS[resource]
     meant = "GET" if method == "HEAD" else method
+    if resource is Resource.REPOSITORY and not (meant in methods and raw_path.endswith(b"/")):
+        # Any path that names nothing else reads like one; the slash says that it is meant.
+        raise PATH_UNKNOWN.error()
     if meant not in methods:
         allowed = ", ".join(("HEAD", *methods) if "GET" in methods else methods)
         raise METHOD_UNSUPPORTED.error(
@@ -160,6 +165,8 @@ def _locate(segments: tuple[str, ...]) -> tuple[Resource, str | None, str]:
                 return Resource.UPLOAD, "/".join(name), session_id
             case (*name, "blobs", digest) if name:
                 return Resource.BLOB, "/".join(name), digest
+            case name if name:
+                return Resource.REPOSITORY, "/".join(name), ""
             case _:
                 pass
     raise PATH_UNKNOWN.error()

@@ -21,6 +21,8 @@ class Account:
     """Empty for an anonymous account."""
     claimed: bool
     """Whether the request brought an Authorization header at all."""
+    weakness: str | None = None
+    """What is weak about how it proved itself, as a sentence."""
 
     @property
     def is_anonymous(self) -> bool:
@@ -49,21 +51,24 @@ class Access:
             return Account("", claimed=bool(authorization))
         if not await self._accounts.verify(credentials):
             raise self._unauthorized("unknown account or wrong password")
-        return Account(credentials.account, claimed=True)
+        weakness = self._accounts.weakness(credentials.account)
+        return Account(credentials.account, claimed=True, weakness=weakness)
 
     def check(self, account: Account, action: Action | None, repository: str) -> None:
         """Let the action pass, or raise UNAUTHORIZED with the challenge, or DENIED."""
-        if action is None or not account.is_anonymous:
-            return
-        if action in self._anonymous:
-            return
-        # `/v2/` is how clients ask whether to send a password at all: they must be challenged
-        # there even where pulling needs none, or docker would never send one for a push.
-        if action is Action.LOGIN and self._anonymous and account.claimed:
+        if action is None or self.may(account, action, repository):
             return
         raise self._unauthorized(
             f"{action} on {repository} needs an account" if repository else None
         )
+
+    def may(self, account: Account, action: Action, repository: str) -> bool:
+        """Tell whether the action passes."""
+        if not account.is_anonymous or action in self._anonymous:
+            return True
+        # `/v2/` is how clients ask whether to send a password at all: they must be challenged
+        # there even where pulling needs none, or docker would never send one for a push.
+        return action is Action.LOGIN and bool(self._anonymous) and account.claimed
 
     def _unauthorized(self, message: str | None) -> RegistryError:
         return UNAUTHORIZED.error(message, headers=self._challenge)

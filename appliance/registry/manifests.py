@@ -1,4 +1,14 @@
-"""Manifests, tags, and the lists made of them."""
+"""Manifests, tags, and the lists made of them.
+
+An index may list manifests that its repository does not have: a mirror of some platforms only, say.
+Whether it is taken then is a matter of which platforms are required.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import trio
 
 from appliance import work
 from appliance.oci.descriptor import ReferrerDescriptor
@@ -20,6 +30,15 @@ class Manifests:
         self._store = store
         self._records = records
         self._recent = Recent(_RECENT_MAX)
+        self._required: Sequence[str] = ("*",)
+
+    def require(self, platforms: Sequence[str]) -> None:
+        """Say which entries of an index must be there when it is pushed: patterns of platforms.
+
+        A platform reads `os/architecture` or `os/architecture/variant`; an entry without one is
+        matched by `*` alone.
+        """
+        self._required = platforms
 
     async def find(self, repository: str, reference: Digest | str) -> StoredManifest:
         """Look a manifest up by digest or tag; raises MANIFEST_UNKNOWN."""
@@ -42,9 +61,15 @@ class Manifests:
         return content
 
     async def put(
-        self, repository: str, reference: Digest | str, content: bytes, content_type: str | None
+        self,
+        repository: str,
+        reference: Digest | str,
+        content: bytes,
+        content_type: str | None,
+        *,
+        tags: Sequence[str] = (),
     ) -> tuple[Digest, Manifest]:
-        """Store a manifest under its digest and, where `reference` is one, under a tag.
+        """Store a manifest under its digest, under `reference` if that is a tag, and under `tags`.
 
         Raises MANIFEST_INVALID, MANIFEST_BLOB_UNKNOWN for references the repository lacks, and
         DIGEST_INVALID when `reference` is another digest than that of the bytes.
@@ -56,13 +81,21 @@ class Manifests:
                 f"the manifest's digest is {digest}", details=({"digest": str(reference)},)
             )
         manifest = await work.disk(parse_manifest, content, content_type)
-        # 1. bytes durable and named  2. manifest, references and tag in one transaction, which
+        manifest = replace(manifest, optional=self._optional(manifest))
+        # 1. bytes durable and named  2. manifest, references and tags in one transaction, which
         # checks the references once more; the first look keeps refused manifests off the disk.
         await self._records.check_references(repository, manifest)
         await self._store.put(digest, content)
-        tag = None if isinstance(reference, Digest) else reference
-        await self._records.put_manifest(repository, digest, content, manifest, tag)
+        named = tags if isinstance(reference, Digest) else (reference, *tags)
+        await self._records.put_manifest(repository, digest, content, manifest, named)
         return digest, manifest
+
+    def _optional(self, manifest: Manifest) -> frozenset[Digest]:
+        return frozenset(
+            listed.digest
+            for listed in manifest.manifests
+            if not any(fnmatchcase(listed.platform, pattern) for pattern in self._required)
+        )
 
     async def delete(self, repository: str, reference: Digest | str) -> None:
         """Remove a tag alone, or a manifest with all its tags; raises MANIFEST_UNKNOWN."""
@@ -71,6 +104,10 @@ class Manifests:
         else:
             await self._records.delete_tag(repository, reference)
 
+    async def delete_repository(self, repository: str) -> None:
+        """Remove a repository with all that is in it; raises NAME_UNKNOWN."""
+        await self._records.delete_repository(repository)
+
     async def tags(self, repository: str, page: Page) -> tuple[list[str], bool]:
         """List a page of tags and tell whether more follow; raises NAME_UNKNOWN."""
         found = await self._records.find_tags(repository, page.last, page.limit + 1)
@@ -78,10 +115,19 @@ class Manifests:
             raise NAME_UNKNOWN.error(details=({"name": repository},))
         return found[: page.limit], len(found) > page.limit
 
-    async def repositories(self, page: Page) -> tuple[list[str], bool]:
-        """List a page of repositories and tell whether more follow."""
-        found = await self._records.repositories(page.last, page.limit + 1)
-        return found[: page.limit], len(found) > page.limit
+    async def repositories(
+        self, page: Page, visible: Callable[[str], bool]
+    ) -> tuple[list[str], bool]:
+        """List a page of those repositories that are visible, and tell whether more follow."""
+        names: list[str] = []
+        last, more = page.last, bool(page.limit)
+        while more and len(names) <= page.limit:
+            found = await self._records.repositories(last, page.limit + 1)
+            names += filter(visible, found)
+            more = len(found) > page.limit
+            last = found[-1] if found else last
+            await trio.lowlevel.checkpoint()
+        return names[: page.limit], len(names) > page.limit
 
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, page: Page

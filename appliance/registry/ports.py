@@ -5,7 +5,7 @@ fit. What an adapter raises is a `RegistryError`: BLOB_UNKNOWN and its like for 
 STORE_FULL or STORE_UNAVAILABLE for what cannot be done now.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -98,6 +98,9 @@ class BlobStore(Protocol):
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Region]:
         """Open a blob for reading; entering raises BLOB_UNKNOWN."""
 
+    async def room(self) -> tuple[int, int] | None:
+        """Return how many bytes are free, and how many there are in all; None without a bound."""
+
     async def check_writable(self) -> None:
         """Raise STORE_FULL or STORE_UNAVAILABLE if nothing can be written now."""
 
@@ -122,6 +125,9 @@ class SessionRecords(Protocol):
 
     async def mount(self, source: str, target: str, digest: Digest) -> bool:
         """Link a blob of one repository into another; False when the first does not link it."""
+
+    async def holders(self, digest: Digest, limit: int) -> list[str]:
+        """List repositories that link a blob."""
 
 
 class BlobRecords(Protocol):
@@ -154,18 +160,26 @@ class ManifestRecords(Protocol):
         """List the manifests about a subject, by digest, from after one on; tell if more follow."""
 
     async def check_references(self, repository: str, manifest: Manifest) -> None:
-        """Raise MANIFEST_BLOB_UNKNOWN listing every reference that the repository lacks now."""
+        """Raise MANIFEST_BLOB_UNKNOWN listing what is required and the repository lacks now."""
 
     async def put_manifest(
-        self, repository: str, digest: Digest, content: bytes, manifest: Manifest, tag: str | None
+        self,
+        repository: str,
+        digest: Digest,
+        content: bytes,
+        manifest: Manifest,
+        tags: Collection[str] = (),
     ) -> None:
-        """Record a manifest and move a tag to it; raises MANIFEST_BLOB_UNKNOWN."""
+        """Record a manifest and move tags to it; raises MANIFEST_BLOB_UNKNOWN."""
 
     async def delete_tag(self, repository: str, tag: str) -> None:
         """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN."""
 
     async def delete_manifest(self, repository: str, digest: Digest) -> None:
         """Remove a manifest with all its tags; raises MANIFEST_UNKNOWN."""
+
+    async def delete_repository(self, repository: str) -> None:
+        """Remove a repository with all that is in it; raises NAME_UNKNOWN."""
 
     async def check_readable(self) -> None:
         """Raise STORE_UNAVAILABLE if nothing can be read now."""
@@ -176,3 +190,6 @@ class Accounts(Protocol):
 
     async def verify(self, credentials: Credentials) -> bool:
         """Tell whether the password is the account's."""
+
+    def weakness(self, account: str) -> str | None:
+        """Say in a sentence what is weak about how an account proves itself; None if nothing is."""

@@ -29,6 +29,8 @@ from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Session, accept_chunk, range_header
 from appliance.registry.ports import BlobStore, Body, SessionRecords, Staged
 
+_HOLDERS_MAX = 100
+
 _log = structlog.get_logger()
 
 
@@ -69,6 +71,10 @@ class Uploads:
     async def mount(self, source: str, repository: str, digest: Digest) -> bool:
         """Link a blob that another repository holds; False when that one does not hold it."""
         return await self._records.mount(source, repository, digest)
+
+    async def holders(self, digest: Digest) -> list[str]:
+        """List repositories that a blob could be mounted from, some of them if they are many."""
+        return await self._records.holders(digest, _HOLDERS_MAX)
 
     async def offset(self, repository: str, account: str, session_id: str) -> int:
         """Return how many bytes a session holds; raises BLOB_UPLOAD_UNKNOWN."""

@@ -251,6 +251,12 @@ class FileStore:
         with file:
             yield FileRegion(file)
 
+    async def room(self) -> tuple[int, int] | None:
+        """Return how many bytes of the file system are free for us, and how many there are."""
+        with _translated(STORE_UNAVAILABLE):
+            state = await work.disk(os.statvfs, self._uploads)
+        return state.f_bavail * state.f_frsize, state.f_blocks * state.f_frsize
+
     async def check_writable(self) -> None:
         """Write and remove a small file; raises STORE_FULL or STORE_UNAVAILABLE."""
         probe = self._uploads / f"put-{token_hex(16)}"

@@ -20,6 +20,7 @@ from appliance.registry.access import Access
 from appliance.registry.blobs import Blobs
 from appliance.registry.manifests import Manifests
 from appliance.registry.readiness import Readiness
+from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore
 
@@ -33,6 +34,11 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    fields: Sequence[tuple[str, str]] = ()
+
+    def all(self, name: str) -> list[str]:
+        """Every header of that name."""
+        return [value for key, value in self.fields if key == name]
 
     @property
     def json(self) -> Any:
@@ -124,8 +130,9 @@ async def call(
     if not messages:
         return Answer(0, {}, b"")
     start, *bodies = messages
-    headers = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
-    return Answer(start["status"], headers, b"".join(piece["body"] for piece in bodies))
+    fields = [(name.decode(), value.decode("latin-1")) for name, value in start["headers"]]
+    body = b"".join(piece["body"] for piece in bodies)
+    return Answer(start["status"], dict(fields), body, fields)
 
 
 def basic(name: str, password: str) -> str:
@@ -163,6 +170,7 @@ def open_registry(
         uploads=uploads,
         manifests=Manifests(store=store, records=catalogue),
         readiness=Readiness(store=store, records=catalogue),
+        space=Space(store),
         authority=AUTHORITY,
         stall_seconds=stall_seconds,
         body_max=body_max,

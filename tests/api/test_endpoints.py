@@ -29,6 +29,7 @@ def document(media_type: str, **fields: Any) -> bytes:
 LAYER = b"a layer, " * 10
 CONFIG = b'{"architecture":"amd64","os":"linux"}'
 UNUSED = b"a blob that no manifest needs"
+THEIRS = b"a blob of the other repository"
 NEVER = b"a blob that is not here"
 IMAGE = document(
     OCI_MANIFEST,
@@ -239,6 +240,22 @@ CASES = [
          send=b" " * (5 << 20), send_headers=MANIFEST_TYPE),
     Case("put, bad tag", "PUT", APP + "/manifests/" + "x" * 129, 400, code="TAG_INVALID", send=IMAGE),
     Case("put without login", "PUT", APP + "/manifests/new", 401, CHALLENGE, login=None, send=IMAGE),
+    Case("push by digest with tags", "PUT", f"{APP}/manifests/{digest(IMAGE)}?tag=a&tag=b.1", 201,
+         stored(IMAGE, "manifests"), send_headers={"Content-Type": OCI_MANIFEST}, send=IMAGE),
+    Case("push by digest with a bad tag", "PUT", f"{APP}/manifests/{digest(IMAGE)}?tag=a&tag=-b", 400,
+         code="TAG_INVALID", send_headers={"Content-Type": OCI_MANIFEST}, send=IMAGE),
+    Case("push by digest with too many tags", "PUT",
+         f"{APP}/manifests/{digest(IMAGE)}?" + "&".join(f"tag=t{n}" for n in range(101)), 414,
+         code="TAG_INVALID", send_headers={"Content-Type": OCI_MANIFEST}, send=IMAGE),
+    Case("push by tag ignores further tags", "PUT", f"{APP}/manifests/new?tag=a", 201, absent=["oci-tag"],
+         send_headers={"Content-Type": OCI_MANIFEST}, send=IMAGE),
+    Case("field in another case", "PUT", APP + "/manifests/new", 400, code="MANIFEST_INVALID",
+         send_headers={"Content-Type": OCI_MANIFEST}, send=IMAGE.replace(b'"schemaVersion"', b'"Layers":[],"x"')),
+    Case("delete a repository", "DELETE", APP + "/", 202, {"content-length": "0"}, body=b""),
+    Case("delete, unknown repository", "DELETE", "/v2/no/app/", 404, code="NAME_UNKNOWN"),
+    Case("delete a repository, without the slash", "DELETE", APP, 404, code="UNSUPPORTED"),
+    Case("get a repository", "GET", APP + "/", 404, code="UNSUPPORTED"),
+    Case("delete a repository without login", "DELETE", APP + "/", 401, CHALLENGE, login=None),
     Case("delete a tag", "DELETE", APP + "/manifests/latest", 202, {"content-length": "0"}, body=b""),
     Case("delete a manifest", "DELETE", f"{APP}/manifests/{digest(IMAGE)}", 202, body=b""),
     Case("delete, unknown tag", "DELETE", APP + "/manifests/nope", 404, code="MANIFEST_UNKNOWN"),
@@ -290,7 +307,9 @@ CASES = [
     Case("post without login", "POST", UPLOAD, 401, CHALLENGE, login=None),
     Case("mount", "POST", f"{UPLOAD}?mount={digest(CONFIG)}&from=other/app", 201, stored(CONFIG)),
     Case("mount, unknown there", "POST", f"{UPLOAD}?mount={digest(NEVER)}&from=other/app", 202, {"range": "0-0"}),
-    Case("mount from nowhere", "POST", f"{UPLOAD}?mount={digest(CONFIG)}", 202),
+    Case("mount from anywhere", "POST", f"{UPLOAD}?mount={digest(THEIRS)}", 201, stored(THEIRS)),
+    Case("mount from nowhere", "POST", f"{UPLOAD}?mount={digest(NEVER)}", 202),
+    Case("mount that fails, sha512", "POST", f"{UPLOAD}?mount=sha512:{'0' * 128}", 202),
     Case("mount from a bad name", "POST", f"{UPLOAD}?mount={digest(CONFIG)}&from=Other", 202),
     Case("mount of a bad digest", "POST", f"{UPLOAD}?mount=x&from=other/app", 202),
     Case("uploads, wrong method", "GET", UPLOAD, 405, {"allow": "POST"}),
@@ -355,7 +374,7 @@ CASES = [
     Case("name, empty component", "GET", "/v2/library//app/manifests/latest", 400, code="NAME_INVALID"),
     Case("path, not UTF-8", "GET", "/v2/library/%ff/manifests/latest", 400, code="UNSUPPORTED"),
     Case("query, not UTF-8", "GET", "/v2/_catalog?last=%ff", 400, code="UNSUPPORTED"),
-    Case("query, too many parameters", "GET", "/v2/_catalog?" + "&".join("a=1" for _ in range(40)), 400),
+    Case("query, too many parameters", "GET", "/v2/_catalog?" + "&".join("a=1" for _ in range(300)), 400),
 ]  # fmt: skip
 
 
@@ -364,7 +383,7 @@ async def world(registry: Registry) -> tuple[Registry, dict[str, str]]:
     """Two repositories with images of every kind, and two open sessions of alice's."""
     for name, contents in (
         ("library/app", (LAYER, CONFIG, UNUSED, b"")),
-        ("other/app", (CONFIG,)),
+        ("other/app", (CONFIG, THEIRS)),
     ):
         for content in contents:
             path = f"/v2/{name}/blobs/uploads/?digest={digest(content)}"
@@ -447,6 +466,7 @@ PATHS = {
     Resource.UPLOADS: UPLOAD,
     Resource.UPLOAD: UPLOAD + "{session}",
     Resource.REFERRERS: f"{APP}/referrers/{digest(IMAGE)}",
+    Resource.REPOSITORY: APP + "/",
 }
 
 

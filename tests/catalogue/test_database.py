@@ -101,7 +101,7 @@ async def test_an_empty_file_gets_todays_tables(database: Database) -> None:
     tables = {
         name for (name,) in database.read("SELECT name FROM sqlite_schema WHERE type='table'")
     }
-    assert tables == {"repository", "blob", "link", "manifest", "tag", "edge", "session"}
+    assert tables == {"repository", "blob", "link", "manifest", "tag", "edge", "session", "absent"}
 
 
 async def test_commits_are_durable_and_references_hold(database: Database) -> None:
@@ -187,6 +187,35 @@ async def test_a_step_that_fails_leaves_the_file_at_the_step_before(
     database = Database.open(path)
     assert database.read("PRAGMA user_version") == [(len(STEPS),)]
     assert database.read("SELECT count(*) FROM sqlite_schema WHERE name = 'more'") == [(0,)]
+    await database.aclose()
+
+
+async def test_repositories_of_the_first_step_are_counted_by_the_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "STEPS", STEPS[:1])
+        database = Database.open(path)
+
+        def fill(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO repository (id, name) VALUES (1, 'empty'), (2, 'full')")
+            connection.execute(
+                "INSERT INTO blob (id, digest, size) VALUES (1, 'a', 1), (2, 'b', 1)"
+            )
+            connection.execute(
+                "INSERT INTO manifest (repository, blob, media_type) VALUES (2, 1, 'x'), (2, 2, 'x')"
+            )
+
+        await database.write(fill)
+        await database.aclose()
+    database = Database.open(path)
+    assert database.read("SELECT name, manifests FROM repository ORDER BY id") == [
+        ("empty", 0),
+        ("full", 2),
+    ]
+    await database.write(lambda connection: connection.execute("DELETE FROM manifest"))
+    assert database.read("SELECT sum(manifests) FROM repository") == [(0,)]
     await database.aclose()
 
 

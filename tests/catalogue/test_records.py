@@ -12,7 +12,8 @@ import trio
 from hypothesis import given, settings
 
 from appliance.catalogue.database import Database
-from appliance.catalogue.records import CONTENT_MAX, REFERRERS_MAX, Catalogue
+from appliance.catalogue.queries import REFERRERS_MAX
+from appliance.catalogue.records import CONTENT_MAX, Catalogue
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
@@ -21,6 +22,7 @@ from appliance.oci.errors import (
     MANIFEST_BLOB_UNKNOWN,
     MANIFEST_UNKNOWN,
     METHOD_UNSUPPORTED,
+    NAME_UNKNOWN,
     RegistryError,
 )
 from appliance.oci.manifest import Manifest
@@ -30,6 +32,7 @@ from tests.refused import refused
 
 BLOB = b"a blob"
 OTHER = b"another blob"
+MANIFEST, INDEX = b"a manifest", b"an index"
 HERE, THERE = "here/app", "there/app"
 
 
@@ -44,6 +47,7 @@ def manifest(
     artifact_type: str | None = None,
     media_type: str = OCI_MANIFEST,
     annotations: dict[str, str] | None = None,
+    optional: Sequence[bytes] = (),
 ) -> Manifest:
     return Manifest(
         media_type=media_type,
@@ -52,6 +56,7 @@ def manifest(
         subject=None if subject is None else described(subject, OCI_MANIFEST),
         artifact_type=artifact_type,
         annotations=annotations,
+        optional=frozenset(map(Digest.of, optional)),
     )
 
 
@@ -71,7 +76,9 @@ async def put(
     tag: str | None = None,
 ) -> Digest:
     digest = Digest.of(content)
-    await catalogue.put_manifest(repository, digest, content, found or manifest(), tag)
+    await catalogue.put_manifest(
+        repository, digest, content, found or manifest(), [tag] if tag else []
+    )
     return digest
 
 
@@ -586,7 +593,9 @@ async def take(catalogue: Catalogue, model: Model, step: str, place: str, conten
         case "put":
             tag = "latest" if len(model.tags) % 2 else content.decode()
             expected = model.can_put(place, content)
-            putting = catalogue.put_manifest(place, digest, content, MANIFESTS[content], tag)
+            putting = catalogue.put_manifest(
+                place, digest, content, MANIFESTS[content], [tag] if tag else []
+            )
             assert await succeeds(putting) == expected
             if expected:
                 model.manifests.add((place, content))
@@ -629,3 +638,71 @@ async def agree(catalogue: Catalogue, model: Model) -> None:
             assert there == ((place, content) in model.manifests)
         referrers, _ = await catalogue.referrers(place, Digest.of(b"image"), None, "", 100)
         assert len(referrers) == ((place, b"signature") in model.manifests)
+
+
+# --- indexes that lack something
+
+
+async def test_an_index_refers_to_a_manifest_as_soon_as_that_arrives(
+    catalogue: Catalogue, database: Database
+) -> None:
+    index = manifest(manifests=[MANIFEST], optional=[MANIFEST], media_type=OCI_INDEX)
+    with refused(MANIFEST_BLOB_UNKNOWN):
+        await put(catalogue, HERE, INDEX, manifest(manifests=[MANIFEST], media_type=OCI_INDEX))
+    await put(catalogue, HERE, INDEX, index, "all")
+    assert (count(database, "absent"), count(database, "edge")) == (1, 0)
+    await put(catalogue, THERE, MANIFEST)
+    assert (count(database, "absent"), count(database, "edge")) == (1, 0)
+    await put(catalogue, HERE, MANIFEST)
+    assert (count(database, "absent"), count(database, "edge")) == (0, 1)
+    await put(catalogue, HERE, INDEX, index, "all")
+    assert (count(database, "absent"), count(database, "edge")) == (0, 1)
+
+
+async def test_what_an_index_lacks_is_forgotten_with_it(
+    catalogue: Catalogue, database: Database
+) -> None:
+    index = manifest(manifests=[MANIFEST], optional=[MANIFEST], media_type=OCI_INDEX)
+    digest = await put(catalogue, HERE, INDEX, index)
+    await catalogue.delete_manifest(HERE, digest)
+    assert count(database, "absent") == 0
+
+
+# --- whole repositories
+
+
+async def test_nothing_of_a_deleted_repository_is_left(
+    catalogue: Catalogue, database: Database
+) -> None:
+    for repository in (HERE, THERE):
+        await link(catalogue, repository, BLOB, OTHER)
+        await put(catalogue, repository, MANIFEST, manifest(BLOB), "latest")
+        lacking = manifest(manifests=[OTHER], optional=[OTHER], media_type=OCI_INDEX)
+        await put(catalogue, repository, INDEX, lacking, "all")
+    await catalogue.delete_repository(HERE)
+    assert await repositories(catalogue) == [THERE]
+    assert await tags(catalogue, HERE) is None
+    assert await catalogue.find_blob(HERE, Digest.of(BLOB)) is None
+    assert await catalogue.find_blob(THERE, Digest.of(BLOB)) == len(BLOB)
+    assert await tags(catalogue, THERE) == ["all", "latest"]
+    rows = {table: count(database, table) for table in ("repository", "link", "manifest", "tag")}
+    assert rows == {"repository": 1, "link": 2, "manifest": 2, "tag": 2}
+    assert (count(database, "edge"), count(database, "absent")) == (1, 1)
+
+
+async def test_a_repository_of_blobs_alone_can_be_deleted(
+    catalogue: Catalogue, database: Database
+) -> None:
+    await link(catalogue, HERE, BLOB)
+    await catalogue.delete_repository(HERE)
+    assert count(database, "repository") == 0
+    with refused(NAME_UNKNOWN):
+        await catalogue.delete_repository(HERE)
+
+
+async def test_those_who_hold_a_blob_are_listed_the_oldest_first(catalogue: Catalogue) -> None:
+    for repository in (THERE, HERE, "else/where"):
+        await link(catalogue, repository, BLOB)
+    assert await catalogue.holders(Digest.of(BLOB), 9) == [THERE, HERE, "else/where"]
+    assert await catalogue.holders(Digest.of(BLOB), 2) == [THERE, HERE]
+    assert await catalogue.holders(Digest.of(OTHER), 9) == []

@@ -23,7 +23,7 @@ import trustme
 from click.testing import CliRunner
 
 from appliance import __version__, firststart
-from appliance.accounts.htpasswd import PasswordFile, check_password, hash_password
+from appliance.accounts.htpasswd import COST_MIN, PasswordFile, check_password, hash_password
 from appliance.cli import main, registry
 from appliance.lock import FolderLock, Note
 from appliance.settings import load
@@ -121,9 +121,14 @@ def machine(
     return Machine(tmp_path, capsys, monkeypatch)
 
 
+@functools.cache
+def _strong_hash() -> bytes:
+    return hash_password(b"open sesame", COST_MIN)
+
+
 @pytest.fixture
 def with_alice(machine: Machine) -> Machine:
-    machine.htpasswd.write_bytes(b"alice:" + hash_password(b"open sesame", 4) + b"\n")
+    machine.htpasswd.write_bytes(b"alice:" + _strong_hash() + b"\n")
     return machine
 
 
@@ -409,6 +414,18 @@ def test_lines_of_the_password_file_that_count_for_nothing_are_warnings(
     assert warning.startswith(f"warning: {with_alice.htpasswd}, line 2, is ignored: ")
     assert warning.endswith(".")
     assert (ran.status, ran.err, end) == (0, "", f"{with_alice.settings}: no faults.")
+
+
+def test_a_weak_hash_is_a_warning(machine: Machine) -> None:
+    weak = hash_password(b"open sesame", COST_MIN - 1)
+    machine.htpasswd.write_bytes(b"alice:" + _strong_hash() + b"\nbob:" + weak + b"\n")
+    ran = machine.run("check")
+    warning, end = ran.out.splitlines()
+    assert warning == (
+        f"warning: {machine.htpasswd}: the password of bob is kept as a weak hash, bcrypt at cost 9;"
+        " set it anew: registry user passwd bob."
+    )
+    assert (ran.status, ran.err, end) == (0, "", f"{machine.settings}: no faults.")
 
 
 def test_a_password_file_without_accounts_is_a_warning(machine: Machine) -> None:

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 
 from appliance.oci.errors import RANGE_INVALID, RANGE_UNSATISFIABLE, ErrorRow
-from appliance.protocol.ranges import ContentRange, Span, parse_content_range, select_span
+from appliance.protocol.ranges import (
+    RANGES_MAX,
+    ContentRange,
+    Span,
+    byteranges,
+    parse_content_range,
+    select_spans,
+)
 from tests.refused import attempt, refused
 
 # --- out
@@ -30,7 +37,7 @@ from tests.refused import attempt, refused
     ],
 )
 def test_a_range_chooses_bytes_and_is_cut_at_the_end(header: str, span: Span) -> None:
-    assert select_span(header, 10) == span
+    assert select_spans(header, 10) == (span,)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +49,9 @@ def test_a_range_chooses_bytes_and_is_cut_at_the_end(header: str, span: Span) ->
         "bytes=",
         "bytes=-",
         "bytes=a-b",
-        "bytes=5-3",
-        "bytes=0-1,3-4",
-        "bytes=0-1, -1",
+        "bytes=,",
+        "bytes=0-1,a-b",
+        "bytes=0-1 3-4",
         "bytes=--1",
         "bytes=+1-2",
         "bytes=1.0-2",
@@ -57,8 +64,8 @@ def test_a_range_chooses_bytes_and_is_cut_at_the_end(header: str, span: Span) ->
         "bytes=" + "1" * 5000 + "-",
     ],
 )
-def test_what_is_no_single_range_of_bytes_chooses_all(header: str | None) -> None:
-    assert select_span(header, 10) is None
+def test_what_is_no_range_of_bytes_chooses_all(header: str | None) -> None:
+    assert select_spans(header, 10) == ()
 
 
 @pytest.mark.parametrize(
@@ -72,8 +79,53 @@ def test_what_is_no_single_range_of_bytes_chooses_all(header: str | None) -> Non
 )
 def test_a_range_that_starts_past_the_end_is_refused(header: str, size: int) -> None:
     with refused(RANGE_UNSATISFIABLE, f"the blob has {size} bytes") as caught:
-        select_span(header, size)
+        select_spans(header, size)
     assert caught.value.headers == (("Content-Range", f"bytes */{size}"),)
+
+
+@pytest.mark.parametrize("header", ["bytes=5-3", "bytes=500-0", "bytes=0-1,5-3", "bytes=99-98"])
+def test_a_range_that_runs_backward_is_refused(header: str) -> None:
+    with refused(RANGE_UNSATISFIABLE, "a range ends before it starts") as caught:
+        select_spans(header, 10)
+    assert caught.value.headers == (("Content-Range", "bytes */10"),)
+
+
+@pytest.mark.parametrize(
+    ("header", "spans"),
+    [
+        ("bytes=0-1,3-4", [Span(0, 2), Span(3, 2)]),
+        ("bytes=0-1, -1", [Span(0, 2), Span(9, 1)]),
+        ("bytes=8-,0-1", [Span(8, 2), Span(0, 2)]),
+        ("bytes=, 0-1 ,\t,3-4,", [Span(0, 2), Span(3, 2)]),
+        ("bytes=0-1,10-", [Span(0, 2)]),
+        ("bytes=0-2,2-4", [Span(0, 3), Span(2, 3)]),
+    ],
+)
+def test_several_ranges_choose_several_parts_in_the_order_asked(
+    header: str, spans: list[Span]
+) -> None:
+    assert select_spans(header, 10) == tuple(spans)
+
+
+def test_parts_that_are_more_than_the_whole_choose_the_whole() -> None:
+    assert select_spans("bytes=0-5,4-9", 10) == ()
+    assert select_spans("bytes=0-,0-,0-", 10) == ()
+    many = ",".join(f"{2 * number}-{2 * number}" for number in range(RANGES_MAX))
+    assert len(select_spans(f"bytes={many}", 10_000)) == RANGES_MAX
+    assert select_spans(f"bytes={many},9999-", 10_000) == ()
+
+
+def test_parts_are_framed_as_multipart() -> None:
+    content = bytes(range(65, 75))
+    body = b"".join(
+        part if isinstance(part, bytes) else content[part.offset : part.offset + part.length]
+        for part in byteranges([Span(0, 2), Span(8, 1)], 10, "a/b", "xyz")
+    )
+    assert body == (
+        b"--xyz\r\nContent-Type: a/b\r\nContent-Range: bytes 0-1/10\r\n\r\nAB"
+        b"\r\n--xyz\r\nContent-Type: a/b\r\nContent-Range: bytes 8-8/10\r\n\r\nI"
+        b"\r\n--xyz--\r\n"
+    )
 
 
 def test_an_answer_says_which_bytes_of_how_many() -> None:
@@ -89,25 +141,30 @@ def test_spans_are_slices(size: int, first: int | None, last: int | None) -> Non
         backward = last is not None and last < first
     else:
         expected = content[-last:] if last else b""
-        backward = last is None
-    found = attempt(lambda: select_span(header, size))
-    if backward or not size:
-        assert found is None
-    elif expected:
-        assert isinstance(found, Span)
-        assert content[found.offset : found.offset + found.length] == expected
-        assert found.length == len(expected)
+        backward = False
+    found = attempt(lambda: select_spans(header, size))
+    if not size or (first is None and last is None):
+        assert found == ()
+    elif expected and not backward:
+        assert isinstance(found, tuple)
+        (span,) = found
+        assert content[span.offset : span.offset + span.length] == expected
+        assert span.length == len(expected)
     else:
         assert found is RANGE_UNSATISFIABLE
 
 
-@given(st.text(), st.integers(0, 2**63))
+@given(
+    st.text() | st.from_regex(r"bytes=[0-9]{0,2}-[0-9]{0,2}(,[0-9]{0,2}-[0-9]{0,2})*"),
+    st.integers(0, 99),
+)
 def test_any_header_chooses_something_or_is_refused(header: str, size: int) -> None:
-    found = attempt(lambda: select_span(header, size))
-    if isinstance(found, Span):
-        assert 0 <= found.offset < found.offset + found.length <= size
+    found = attempt(lambda: select_spans(header, size))
+    if isinstance(found, tuple):
+        assert all(0 <= one.offset < one.offset + one.length <= size for one in found)
+        assert sum(one.length for one in found) <= size
     else:
-        assert found in {None, RANGE_UNSATISFIABLE}
+        assert found is RANGE_UNSATISFIABLE
 
 
 # --- in

@@ -150,8 +150,33 @@ def test_what_is_escaped_twice_is_unescaped_once() -> None:
 )
 def test_any_other_path_is_unknown(path: str) -> None:
     for method in METHODS:
+        if method == "DELETE" and path.startswith("/v2/") and path.endswith("/"):
+            continue
         with refused(PATH_UNKNOWN):
             resolve(method, path.encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v2/a/", "a"),
+        ("/v2/a/b/c/", "a/b/c"),
+        ("/v2/a/manifests/", "a/manifests"),
+        ("/v2/blobs/uploads/", "blobs/uploads"),
+    ],
+)
+def test_a_repository_is_deleted_by_its_name_and_a_slash(path: str, name: str) -> None:
+    route = resolve("DELETE", path.encode())
+    assert (route.resource, route.name) == (Resource.REPOSITORY, name)
+    assert route.action is Action.DELETE
+    with refused(PATH_UNKNOWN):
+        resolve("DELETE", path.removesuffix("/").encode())
+
+
+@pytest.mark.parametrize("path", ["/v2//", "/v2/_catalog//", "/v2/A/", "/v2/a//b/"])
+def test_a_repository_without_a_proper_name_is_not_deleted(path: str) -> None:
+    with refused(NAME_INVALID):
+        resolve("DELETE", path.encode())
 
 
 @pytest.mark.parametrize(

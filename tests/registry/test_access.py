@@ -19,6 +19,9 @@ class Everybody:
         known = credentials.account in {"alice", "bob"}
         return known and credentials.password == credentials.account.encode()
 
+    def weakness(self, account: str) -> str | None:
+        return f"{account} is weak" if account == "bob" else None
+
 
 def gate(anonymous: Collection[Action] = (), realm: str = "Registry Realm") -> Access:
     return Access(accounts=Everybody(), realm=realm, anonymous=anonymous)
@@ -74,7 +77,7 @@ async def test_an_unknown_account_and_a_wrong_password_are_told_alike() -> None:
     ("authorization", "account"),
     [
         (ALICE, Account("alice", claimed=True)),
-        ([basic("bob:bob")], Account("bob", claimed=True)),
+        ([basic("bob:bob")], Account("bob", claimed=True, weakness="bob is weak")),
         (EMPTY, Account("", claimed=True)),
         (NONE, Account("", claimed=False)),
     ],

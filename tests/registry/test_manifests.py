@@ -62,6 +62,10 @@ async def served(manifests: Manifests, repository: str, reference: Digest | str)
     return await manifests.content(await manifests.find(repository, reference))
 
 
+def anything(_: str) -> bool:
+    return True
+
+
 async def in_store(store: Store, digest: Digest) -> bool:
     try:
         async with store.open(digest):
@@ -140,7 +144,7 @@ async def test_a_refused_manifest_never_reaches_the_disk(
         await manifests.put(HERE, "latest", b"{", OCI_MANIFEST)
     assert not await in_store(store, Digest.of(lacking))
     assert not await in_store(store, Digest.of(b"{"))
-    assert await manifests.repositories(ALL) == ([], False)
+    assert await manifests.repositories(ALL, anything) == ([], False)
 
 
 async def test_a_manifest_that_cannot_be_stored_is_not_recorded(
@@ -259,9 +263,90 @@ async def test_the_tags_of_no_repository_are_unknown(manifests: Manifests) -> No
 async def test_repositories_come_in_pages(manifests: Manifests) -> None:
     for repository in (THERE, HERE):
         await manifests.put(repository, "latest", image(), OCI_MANIFEST)
-    assert await manifests.repositories(ALL) == ([HERE, THERE], False)
-    assert await manifests.repositories(Page(1, "")) == ([HERE], True)
-    assert await manifests.repositories(Page(1, HERE)) == ([THERE], False)
+    assert await manifests.repositories(ALL, anything) == ([HERE, THERE], False)
+    assert await manifests.repositories(Page(1, ""), anything) == ([HERE], True)
+    assert await manifests.repositories(Page(1, HERE), anything) == ([THERE], False)
+
+
+async def test_only_visible_repositories_are_listed_and_pages_are_full_of_them(
+    manifests: Manifests,
+) -> None:
+    names = [f"{team}/app{number}" for number in range(12) for team in ("red", "blue")]
+    for name in names:
+        await manifests.put(name, "latest", index(), OCI_INDEX)
+    reds = sorted(name for name in names if name.startswith("red"))
+
+    def red(name: str) -> bool:
+        return name.startswith("red/")
+
+    assert await manifests.repositories(ALL, red) == (reds, False)
+    listed: list[str] = []
+    last, more = "", True
+    while more:
+        page, more = await manifests.repositories(Page(5, last), red)
+        assert len(page) == min(5, len(reds) - len(listed))
+        listed += page
+        last = page[-1]
+    assert listed == reds
+    assert await manifests.repositories(ALL, lambda _: False) == ([], False)
+    assert await manifests.repositories(Page(0, ""), anything) == ([], False)
+
+
+async def test_a_repository_goes_with_all_that_is_in_it(
+    manifests: Manifests, catalogue: Catalogue
+) -> None:
+    for name in (HERE, THERE):
+        await manifests.put(name, "latest", image(), OCI_MANIFEST)
+    digest = Digest.of(image())
+    await manifests.delete_repository(HERE)
+    assert await manifests.repositories(ALL, anything) == ([THERE], False)
+    with refused(MANIFEST_UNKNOWN):
+        await manifests.find(HERE, digest)
+    with refused(NAME_UNKNOWN):
+        await manifests.tags(HERE, ALL)
+    assert (await manifests.find(THERE, "latest")).descriptor.digest == digest
+    with refused(NAME_UNKNOWN) as caught:
+        await manifests.delete_repository(HERE)
+    assert caught.value.details == ({"name": HERE},)
+
+
+@pytest.mark.parametrize(
+    ("required", "fails_for"),
+    [
+        (["*"], {"linux/amd64", "linux/arm/v7", ""}),
+        ([], set()),
+        (["linux/amd64"], {"linux/amd64"}),
+        (["linux/arm*"], {"linux/arm/v7"}),
+        (["linux/*"], {"linux/amd64", "linux/arm/v7"}),
+        (["windows/amd64"], set()),
+    ],
+)
+@pytest.mark.parametrize("platform", ["linux/amd64", "linux/arm/v7", ""])
+async def test_an_index_may_lack_platforms_that_are_not_required(
+    manifests: Manifests, required: list[str], fails_for: set[str], platform: str
+) -> None:
+    manifests.require(required)
+    entry = descriptor(b"{} and never pushed", OCI_MANIFEST)
+    if platform:
+        system, architecture, *variant = platform.split("/")
+        entry["platform"] = {"os": system, "architecture": architecture}
+        if variant:
+            entry["platform"]["variant"] = variant[0]
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
+    if platform in fails_for:
+        with refused(MANIFEST_BLOB_UNKNOWN):
+            await manifests.put(HERE, "latest", index, OCI_INDEX)
+    else:
+        digest, _ = await manifests.put(HERE, "latest", index, OCI_INDEX)
+        assert (await manifests.find(HERE, "latest")).descriptor.digest == digest
+
+
+async def test_a_push_by_digest_sets_any_number_of_tags(manifests: Manifests) -> None:
+    digest, _ = await manifests.put(
+        HERE, Digest.of(image()), image(), OCI_MANIFEST, tags=["1", "1.2", "latest"]
+    )
+    assert await manifests.tags(HERE, ALL) == (["1", "1.2", "latest"], False)
+    assert (await manifests.find(HERE, "1.2")).descriptor.digest == digest
 
 
 async def test_referrers_come_in_pages_and_by_type(manifests: Manifests) -> None:

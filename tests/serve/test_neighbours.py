@@ -13,7 +13,7 @@ from cryptography.hazmat.bindings.openssl.binding import Binding
 from h2.errors import ErrorCodes
 
 from appliance import log
-from appliance.api.exchange import _remembered
+from appliance.api.answering import _remembered
 from appliance.api.redirect import RedirectToTls
 from appliance.serve import pump
 from appliance.serve.bodies import SizedBody
