@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import socket
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -24,34 +23,26 @@ import trio
 from msgspec import structs
 
 from appliance import firststart, log, notify, preflight, work
-from appliance.accounts.editing import AccountError
 from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.banner import describe
-from appliance.catalogue.database import Database
-from appliance.catalogue.records import Catalogue
-from appliance.catalogue.schema import SchemaTooNewError
-from appliance.lock import FolderLock, HeldError, Note
+from appliance.control import operator_application
+from appliance.lock import Note
 from appliance.oci.errors import RegistryError
-from appliance.preflight import Sockets
+from appliance.parts import Parts, in_use
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
-from appliance.registry.blobs import Blobs
-from appliance.registry.manifests import Manifests
-from appliance.registry.readiness import Readiness
-from appliance.registry.space import Space
-from appliance.registry.uploads import Uploads
-from appliance.serve.certificates import Authority, Certificate, CertificateError
+from appliance.registry.registry import Registry
+from appliance.serve.certificates import CertificateError
 from appliance.serve.connection import Timeouts
 from appliance.serve.connections import Connections, Terms
-from appliance.serve.listeners import Listening, TlsContext
+from appliance.serve.listeners import Listening
 from appliance.serve.proxies import TrustedProxies
 from appliance.serve.tls import server_context
 from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, load
-from appliance.storage.files import FileStore
 
 _CERTIFICATES_EVERY = 60.0
 _DESCRIPTORS = 65536
@@ -78,7 +69,7 @@ def run(file: Path | None, environment: Mapping[str, str], announce: Callable[[s
     log.configure(settings.log.format, settings.log.level)
     findings = preflight.examine(settings, file or DEFAULT_FILE)
     if findings.running is not None:
-        findings.faults.append(_held(settings, findings.running))
+        findings.faults.append(in_use(settings, findings.running))
     if findings.faults:
         raise SettingsError(findings.faults)
     for warning in findings.warnings:
@@ -86,7 +77,7 @@ def run(file: Path | None, environment: Mapping[str, str], announce: Callable[[s
     os.umask(0o077)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
-    parts = _Parts(settings, file or DEFAULT_FILE)
+    parts = Parts(settings, file or DEFAULT_FILE)
     # What is here now stays until the end; to look through it for garbage again and again would
     # cost each request a little.
     gc.collect()
@@ -95,68 +86,7 @@ def run(file: Path | None, environment: Mapping[str, str], announce: Callable[[s
     try:
         trio.run(Daemon(parts, lambda: load(file, environment), announce).run)
     finally:
-        parts.lock.release()
-
-
-def _held(settings: Settings, note: Note | None) -> str:
-    by = f" (process {note.pid})" if note and note.pid else ""
-    return (
-        f"storage.path: {settings.data} is in use by another registry{by}; stop that one first,"
-        " or choose another path."
-    )
-
-
-class _Parts:
-    """What is opened once and kept until the end."""
-
-    def __init__(self, settings: Settings, source: Path) -> None:
-        self.settings = settings
-        try:
-            settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.lock = FolderLock(settings.data)
-        except HeldError as error:
-            raise SettingsError([_held(settings, error.note)]) from None
-        except OSError as error:
-            raise SettingsError([f"{source}: storage.path: {error}."]) from error
-        self.sockets = Sockets()
-        try:
-            self._open(settings, source)
-        except BaseException:
-            self.sockets.close()
-            self.lock.release()
-            raise
-
-    def _open(self, settings: Settings, source: Path) -> None:
-        try:
-            self.store = FileStore(settings.data)
-            self.store.prepare()
-            self.authority: Authority | None = firststart.authority(settings)
-            self.certificates = firststart.certificates(settings, self.authority)
-            firststart.administrator(settings)
-            self.tls = _tls_context(settings, self.certificates)
-            self.database = Database.open(settings.data / "catalogue.sqlite3")
-        except (CertificateError, AccountError, OSError) as error:
-            raise SettingsError([f"{source}: {error}."]) from error
-        except SchemaTooNewError:
-            raise SettingsError(
-                [
-                    f"{settings.data}/catalogue.sqlite3 was written by a later version of this"
-                    " program; install that version or a later one."
-                ]
-            ) from None
-        except sqlite3.Error as error:
-            raise SettingsError(
-                [f"{settings.data}/catalogue.sqlite3 cannot be opened: {error}."]
-            ) from error
-        self.sockets = preflight.open_sockets(settings, source)
-        if self.sockets.faults:
-            raise SettingsError(self.sockets.faults)
-
-
-def _tls_context(settings: Settings, certificates: list[Certificate]) -> TlsContext | None:
-    if not certificates:
-        return None
-    return TlsContext(server_context(certificates, alpn=settings.tls.alpn))
+        parts.close()
 
 
 class _Swapped:
@@ -173,23 +103,19 @@ class Daemon:
     """A running registry."""
 
     def __init__(
-        self, parts: _Parts, reread: Callable[[], Settings], announce: Callable[[str], None]
+        self, parts: Parts, reread: Callable[[], Settings], announce: Callable[[str], None]
     ) -> None:
         self._parts = parts
         self._reread = reread
         self._announce = announce
         self._settings = parts.settings
-        catalogue = Catalogue(parts.database)
-        self._uploads = Uploads(store=parts.store, records=catalogue)
-        self._blobs = Blobs(store=parts.store, records=catalogue)
-        self._manifests = Manifests(store=parts.store, records=catalogue)
-        self._readiness = Readiness(store=parts.store, records=catalogue)
-        self._space = Space(parts.store)
+        self._registry = Registry(store=parts.folder.store, records=parts.folder.catalogue)
         self._accounts = PasswordAccounts(self._settings.htpasswd)
         self._rates = RequestLimits()
         self._limit_requests(self._settings)
-        self._registry = _Swapped(self._assemble(self._settings))
+        self._application = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
+        self._operator = operator_application(self._registry)
         self._connections = Connections(_terms(self._settings))
         self._served = trio.Event()
 
@@ -197,21 +123,30 @@ class Daemon:
         """Serve until SIGTERM or SIGINT, then drain; a second such signal ends the draining."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             await self._accounts.refresh()
-            await self._uploads.discard_strays()
+            await self._registry.uploads.discard_strays()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve)
-                nursery.start_soon(_attempt, "recovery of upload sessions", self._uploads.recover)
+                nursery.start_soon(
+                    _attempt, "recovery of upload sessions", self._registry.uploads.recover
+                )
                 nursery.start_soon(self._expire_uploads)
                 nursery.start_soon(self._follow_certificates)
                 self._started()
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
-            await self._parts.database.aclose()
+            await self._parts.folder.database.aclose()
 
     def _started(self) -> None:
         listen = [_address(sock) for sock in self._parts.sockets.tls]
         plain = [_address(sock) for sock in self._parts.sockets.plain]
-        self._parts.lock.write(Note(os.getpid(), [*map(str, listen)], [*map(str, plain)]))
+        self._parts.folder.lock.write(
+            Note(
+                os.getpid(),
+                [*map(str, listen)],
+                [*map(str, plain)],
+                str(self._parts.control_path),
+            )
+        )
         with suppress(OSError):  # whoever started this may have stopped listening
             self._announce(describe(self._settings, listen or plain, self._parts.authority))
             if self._parts.sockets.remark:
@@ -221,11 +156,12 @@ class Daemon:
 
     async def _serve(self) -> None:
         sockets, tls = self._parts.sockets, self._parts.tls
-        beside = self._registry if tls is None else self._redirect
+        beside = self._application if tls is None else self._redirect
         await self._connections.serve(
             [
-                *(Listening(sock, self._registry, tls) for sock in sockets.tls),
+                *(Listening(sock, self._application, tls) for sock in sockets.tls),
                 *(Listening(sock, beside, None) for sock in sockets.plain),
+                Listening(self._parts.control, self._operator, None),
             ]
         )
         self._served.set()
@@ -273,7 +209,7 @@ class Daemon:
             self._connections.change(_terms(settings))
             self._limit_requests(settings)
             self._settings = settings
-            self._registry.application = self._assemble(settings)
+            self._application.application = self._assemble(settings)
             self._redirect.application = self._redirecting(settings)
             _log.info("reloaded", needs_restart=fixed)
         notify.ready("serving")
@@ -285,7 +221,7 @@ class Daemon:
             await trio.sleep(min(max(expiry / 2, 0.1), _EXPIRE_AT_MOST_EVERY))
 
     async def _expire_once(self, expiry: float) -> None:
-        ended = await self._uploads.expire(expiry)
+        ended = await self._registry.uploads.expire(expiry)
         if ended:
             _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
 
@@ -309,19 +245,15 @@ class Daemon:
         )
 
     def _assemble(self, settings: Settings) -> Application:
-        self._manifests.require(settings.push.require_platforms)
+        self._registry.manifests.require(settings.push.require_platforms)
         access = Access(
             accounts=self._accounts,
             realm=settings.auth.realm,
             anonymous=[Action(action) for action in settings.auth.anonymous],
         )
         return Application(
+            registry=self._registry,
             access=access,
-            blobs=self._blobs,
-            uploads=self._uploads,
-            manifests=self._manifests,
-            readiness=self._readiness,
-            space=self._space,
             authority=self._parts.authority.pem if self._parts.authority else None,
             stall_seconds=settings.limits.stall,
             body_max=settings.limits.max_body,

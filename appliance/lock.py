@@ -22,6 +22,8 @@ class Note(msgspec.Struct, frozen=True):
     pid: int
     listen: list[str] = []
     plain: list[str] = []
+    control: str = ""
+    """The path of the socket that commands reach it by."""
 
 
 class HeldError(Exception):

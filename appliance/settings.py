@@ -164,7 +164,7 @@ class Push(Struct, frozen=True, kw_only=True):
     """`[push]`: what must be so of what is pushed."""
 
     require_platforms: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, Meta(pattern=r"\A(\*|[^/\s]+/[^/\s]+(/[^/\s]+)?)\Z")], ...],
         Meta(description='a list of platforms, as in ["linux/amd64"], ["*"] for all, [] for none'),
     ] = ("*",)
 

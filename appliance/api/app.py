@@ -22,12 +22,8 @@ from appliance.api.service import ServiceResource
 from appliance.api.uploads import UploadResource, UploadsResource
 from appliance.oci.errors import RegistryError
 from appliance.protocol.routes import Action, Resource, Route, is_private, resolve
-from appliance.registry.access import Access, Account
-from appliance.registry.blobs import Blobs
-from appliance.registry.manifests import Manifests
-from appliance.registry.readiness import Readiness
-from appliance.registry.space import Space
-from appliance.registry.uploads import Uploads
+from appliance.registry.access import Account, Gate
+from appliance.registry.registry import Registry
 
 Handler = Callable[[Exchange, Route, Account], Awaitable[None]]
 
@@ -48,12 +44,8 @@ class Application:
     def __init__(
         self,
         *,
-        access: Access,
-        blobs: Blobs,
-        uploads: Uploads,
-        manifests: Manifests,
-        readiness: Readiness,
-        space: Space,
+        registry: Registry,
+        access: Gate,
         authority: bytes | None,
         stall_seconds: float,
         body_max: int = 0,
@@ -61,16 +53,17 @@ class Application:
         rates: RequestLimits | None = None,
     ) -> None:
         self._access = access
-        self._space = space
+        self._space = registry.space
         self._rates = rates or RequestLimits()
         self._stall_seconds = stall_seconds
         self._body_max = body_max
-        service = ServiceResource(readiness, authority)
-        blob = BlobResource(blobs)
-        manifest = ManifestResource(manifests)
-        lists = ListResource(manifests, access)
-        uploading = UploadsResource(uploads, access, chunk_min)
-        upload = UploadResource(uploads)
+        service = ServiceResource(registry.readiness, authority)
+        blob = BlobResource(registry.blobs)
+        manifest = ManifestResource(registry.manifests)
+        repository = RepositoryResource(registry.manifests)
+        lists = ListResource(registry.manifests, access)
+        uploading = UploadsResource(registry.uploads, access, chunk_min)
+        upload = UploadResource(registry.uploads)
         self.handlers: Mapping[tuple[Resource, str], Handler] = {
             (Resource.HOME, "GET"): service.home,
             (Resource.HEALTH, "GET"): service.health,
@@ -83,7 +76,7 @@ class Application:
             (Resource.MANIFEST, "GET"): manifest.get,
             (Resource.MANIFEST, "PUT"): manifest.put,
             (Resource.MANIFEST, "DELETE"): manifest.delete,
-            (Resource.REPOSITORY, "DELETE"): RepositoryResource(manifests).delete,
+            (Resource.REPOSITORY, "DELETE"): repository.delete,
             (Resource.BLOB, "GET"): blob.get,
             (Resource.BLOB, "DELETE"): blob.delete,
             (Resource.UPLOADS, "POST"): uploading.post,

@@ -19,7 +19,7 @@ from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.names import parse_reference, parse_tag
 from appliance.protocol.paging import Page, next_link
 from appliance.protocol.routes import Action, Route
-from appliance.registry.access import Access, Account
+from appliance.registry.access import Account, Gate
 from appliance.registry.manifests import Manifests
 
 TAGS_MAX = 100
@@ -85,7 +85,7 @@ class RepositoryResource:
 class ListResource:
     """`tags/list`, `_catalog` and `referrers`, each in pages that a `Link` joins."""
 
-    def __init__(self, manifests: Manifests, access: Access) -> None:
+    def __init__(self, manifests: Manifests, access: Gate) -> None:
         self._manifests = manifests
         self._access = access
 

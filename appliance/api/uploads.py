@@ -7,14 +7,14 @@ from appliance.oci.names import parse_name
 from appliance.protocol.ranges import ContentRange, parse_content_range
 from appliance.protocol.routes import Action, Route
 from appliance.protocol.session import range_header
-from appliance.registry.access import Access, Account
+from appliance.registry.access import Account, Gate
 from appliance.registry.uploads import Uploads
 
 
 class UploadsResource:
     """`/v2/<name>/blobs/uploads/`: where a blob's way in begins."""
 
-    def __init__(self, uploads: Uploads, access: Access, chunk_min: int) -> None:
+    def __init__(self, uploads: Uploads, access: Gate, chunk_min: int) -> None:
         self._uploads = uploads
         self._access = access
         self._chunk_min = chunk_min

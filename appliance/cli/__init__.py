@@ -7,7 +7,9 @@ import click
 from appliance import __version__
 from appliance.accounts.editing import AccountError
 from appliance.cli.accounts import user
+from appliance.cli.content import rm
 from appliance.cli.service import check, info, serve
+from appliance.control import ControlError
 from appliance.settings import SettingsError
 
 
@@ -20,7 +22,7 @@ def registry() -> None:
     """Run a private container registry: one process, one settings file (/etc/registry.toml)."""
 
 
-for command in (serve, check, info, user):
+for command in (serve, check, info, rm, user):
     registry.add_command(command)
 
 
@@ -32,6 +34,6 @@ def main() -> None:
         for fault in error.faults:
             click.echo(f"registry: {fault}", err=True)
         sys.exit(2)
-    except AccountError as error:
+    except (AccountError, ControlError) as error:
         click.echo(f"registry: {error}.", err=True)
         sys.exit(2)

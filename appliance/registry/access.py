@@ -6,6 +6,7 @@ Every request passes here once, whatever its path; see `appliance.api.app`.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from appliance.oci.errors import UNAUTHORIZED, RegistryError
 from appliance.protocol.credentials import parse_credentials
@@ -28,6 +29,34 @@ class Account:
     def is_anonymous(self) -> bool:
         """Tell whether nobody proved to be anyone."""
         return not self.name
+
+
+class Gate(Protocol):
+    """What every request passes: who is asking, and may they."""
+
+    async def authenticate(self, authorization: Sequence[bytes]) -> Account:
+        """Find out who is asking; raises UNAUTHORIZED."""
+
+    def check(self, account: Account, action: Action | None, repository: str) -> None:
+        """Let the action pass, or raise UNAUTHORIZED with the challenge, or DENIED."""
+
+    def may(self, account: Account, action: Action, repository: str) -> bool:
+        """Tell whether the action passes."""
+
+
+class OperatorGate:
+    """The gate where only the operator can come: whoever is there may do anything."""
+
+    async def authenticate(self, authorization: Sequence[bytes]) -> Account:
+        """Take whoever asks for the operator, a name that no password file can have."""
+        return Account("(operator)", claimed=False)
+
+    def check(self, account: Account, action: Action | None, repository: str) -> None:
+        """Let everything pass."""
+
+    def may(self, account: Account, action: Action, repository: str) -> bool:
+        """Tell that it may."""
+        return True
 
 
 class Access:

@@ -125,7 +125,7 @@ class Connections:
                     await trio.sleep(_SHORTAGE_SECONDS)
             else:
                 peer.setblocking(False)
-                nursery.start_soon(self._handle, peer, address[:2], listening)
+                nursery.start_soon(self._handle, peer, _host_and_port(address), listening)
                 at_once += 1
                 if at_once % _ACCEPT_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
@@ -213,7 +213,7 @@ class Connections:
         proxies = self._terms.proxies
         endpoints = Endpoints(
             client=client,
-            server=stream.socket.getsockname()[:2],
+            server=_host_and_port(stream.socket.getsockname()),
             secure=secure,
             proxies=proxies if believed and proxies.trusts(client[0]) else None,
         )
@@ -230,6 +230,11 @@ class Connections:
             await connection.serve()
         finally:
             self._served.discard(connection)
+
+
+def _host_and_port(address: tuple[str, int] | str) -> tuple[str, int]:
+    """Reduce what a socket says of an end; those in the file system have no such address."""
+    return ("", 0) if isinstance(address, str) else address[:2]
 
 
 def _load_http2() -> "type[Http2Connection]":

@@ -17,10 +17,7 @@ from appliance.catalogue.database import Database
 from appliance.catalogue.records import Catalogue
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
-from appliance.registry.blobs import Blobs
-from appliance.registry.manifests import Manifests
-from appliance.registry.readiness import Readiness
-from appliance.registry.space import Space
+from appliance.registry.registry import Registry as UseCases
 from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore
 
@@ -161,19 +158,15 @@ def open_registry(
     store.prepare()
     database = Database.open(folder / "catalogue.sqlite3")
     catalogue = Catalogue(database)
-    uploads = Uploads(store=store, records=catalogue)
+    registry = UseCases(store=store, records=catalogue)
     application = Application(
+        registry=registry,
         access=Access(
             accounts=PasswordAccounts(htpasswd), realm="Registry Realm", anonymous=anonymous
         ),
-        blobs=Blobs(store=store, records=catalogue),
-        uploads=uploads,
-        manifests=Manifests(store=store, records=catalogue),
-        readiness=Readiness(store=store, records=catalogue),
-        space=Space(store),
         authority=AUTHORITY,
         stall_seconds=stall_seconds,
         body_max=body_max,
         rates=rates,
     )
-    return Registry(application, uploads, store, database, htpasswd)
+    return Registry(application, registry.uploads, store, database, htpasswd)

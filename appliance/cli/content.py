@@ -1,0 +1,58 @@
+"""What a registry holds, from its own machine: no account is needed, but the registry's user or root."""
+
+from pathlib import Path
+
+import click
+
+from appliance.cli.options import read, settings_option
+from appliance.control import ControlError, ask
+from appliance.oci.errors import RegistryError
+from appliance.oci.names import parse_name, parse_reference
+from appliance.settings import DEFAULT_FILE
+
+
+@click.command()
+@click.argument("what", metavar="NAME[:TAG|@DIGEST]")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before a whole repository goes.")
+@settings_option
+def rm(what: str, yes: bool, file: Path | None) -> None:
+    """Remove a tag, a manifest with its tags, or a whole repository.
+
+    NAME:TAG removes that tag alone, NAME@DIGEST the manifest with all its tags, NAME everything in
+    that repository. A running registry answers accordingly at once; one that is stopped is changed
+    where it lies. Blobs that nobody refers to any more are freed by the next sweep.
+    """
+    settings, source = read(file), file or DEFAULT_FILE
+    name, reference = _parse(what)
+    if reference:
+        ask(settings, source, "DELETE", f"/v2/{name}/manifests/{reference}").document()
+    else:
+        found = ask(settings, source, "GET", f"/v2/{name}/tags/list?n={_SHOWN}").document()["tags"]
+        if not yes:
+            click.confirm(_question(name, found), abort=True)
+        ask(settings, source, "DELETE", f"/v2/{name}/").document()
+    click.echo(f"{what} is removed.")
+
+
+_SHOWN = 10
+
+
+def _question(name: str, tags: list[str]) -> str:
+    if not tags:
+        held = "has no tags"
+    elif len(tags) == _SHOWN:
+        held = f"has the tags {', '.join(tags)} and perhaps more"
+    else:
+        held = f"has the tags {', '.join(tags)}"
+    return f"{name} {held}. Remove all that is in it?"
+
+
+def _parse(what: str) -> tuple[str, str]:
+    """Split into name and reference, which is empty for a whole repository; raises ControlError."""
+    name, at, reference = what.partition("@")
+    if not at:
+        name, at, reference = what.partition(":")
+    try:
+        return parse_name(name), str(parse_reference(reference)) if at else ""
+    except RegistryError as error:
+        raise ControlError(f"{what}: {error.message}") from None

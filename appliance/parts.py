@@ -1,0 +1,116 @@
+"""What is opened once and kept: the data folder, and what a daemon needs beside it.
+
+Whatever cannot be opened is one sentence for the operator; nothing is left open behind it.
+"""
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+from appliance import firststart, preflight
+from appliance.accounts.editing import AccountError
+from appliance.catalogue.database import Database
+from appliance.catalogue.records import Catalogue
+from appliance.catalogue.schema import SchemaTooNewError
+from appliance.lock import FolderLock, HeldError, Note
+from appliance.preflight import Sockets
+from appliance.serve.certificates import Authority, Certificate, CertificateError
+from appliance.serve.listeners import TlsContext, bind_path
+from appliance.serve.tls import server_context
+from appliance.settings import Settings, SettingsError
+from appliance.storage.files import FileStore
+
+
+def in_use(settings: Settings, note: Note | None) -> str:
+    """Say that another registry has the data folder."""
+    by = f" (process {note.pid})" if note and note.pid else ""
+    return (
+        f"storage.path: {settings.data} is in use by another registry{by}; stop that one first,"
+        " or choose another path."
+    )
+
+
+class DataFolder:
+    """The data folder, locked: its blobs and its records.
+
+    Raises SettingsError. Before `release`, the database is to be closed.
+    """
+
+    def __init__(self, settings: Settings, source: Path) -> None:
+        try:
+            settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.lock = FolderLock(settings.data)
+        except HeldError as error:
+            raise SettingsError([in_use(settings, error.note)]) from None
+        except OSError as error:
+            raise SettingsError([f"{source}: storage.path: {error}."]) from error
+        path = settings.data / "catalogue.sqlite3"
+        try:
+            self.store = FileStore(settings.data)
+            self.store.prepare()
+            self.database = Database.open(path)
+            self.catalogue = Catalogue(self.database)
+        except OSError as error:
+            self.lock.release()
+            raise SettingsError([f"{source}: {error}."]) from error
+        except SchemaTooNewError:
+            self.lock.release()
+            raise SettingsError(
+                [
+                    f"{path} was written by a later version of this program; install that version"
+                    " or a later one."
+                ]
+            ) from None
+        except sqlite3.Error as error:
+            self.lock.release()
+            raise SettingsError([f"{path} cannot be opened: {error}."]) from error
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        self.lock.release()
+
+
+class Parts:
+    """What a daemon opens before it serves; raises SettingsError."""
+
+    def __init__(self, settings: Settings, source: Path) -> None:
+        self.settings = settings
+        self.folder = DataFolder(settings, source)
+        self.sockets = Sockets()
+        try:
+            self.authority: Authority | None = firststart.authority(settings)
+            self.certificates = firststart.certificates(settings, self.authority)
+            firststart.administrator(settings)
+            self.tls = tls_context(settings, self.certificates)
+            self.control_path = _control_path(settings)
+            self.control = bind_path(self.control_path)
+            self.sockets = preflight.open_sockets(settings, source)
+        except (CertificateError, AccountError, OSError) as error:
+            self._abandon()
+            raise SettingsError([f"{source}: {error}."]) from error
+        if self.sockets.faults:
+            self._abandon()
+            raise SettingsError(self.sockets.faults)
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        with suppress(OSError):
+            self.control_path.unlink(missing_ok=True)
+        self.folder.release()
+
+    def _abandon(self) -> None:
+        self.sockets.close()
+        self.folder.release()
+
+
+def _control_path(settings: Settings) -> Path:
+    """Where commands find a running daemon: below /run where systemd made a place for it there."""
+    return Path(os.environ.get("RUNTIME_DIRECTORY") or settings.data) / "control.sock"
+
+
+def tls_context(settings: Settings, certificates: list[Certificate]) -> TlsContext | None:
+    """Make the context of new connections; None without certificates."""
+    if not certificates:
+        return None
+    return TlsContext(server_context(certificates, alpn=settings.tls.alpn))

@@ -1,0 +1,121 @@
+"""The operator's way in: `registry rm` over a running registry and over one that is stopped."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.control import ControlError, ask
+from appliance.lock import holder
+from appliance.serve.listeners import bind_path, connect_path
+from appliance.settings import load
+from tests.system.daemon import Daemon, running
+from tests.unprivileged import NOBODY, as_user
+
+INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+TAGS = ("1", "2", "latest")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with running(tmp_path) as found:
+        client = found.client()
+        for name in ("demo/app", "demo/other"):
+            for tag in TAGS:
+                assert client.put_manifest(name, tag, INDEX).status == 201
+        yield found
+
+
+def tags(daemon: Daemon, name: str) -> list[str] | None:
+    answer = daemon.client().request("GET", f"/v2/{name}/tags/list")
+    return list(answer.json()["tags"]) if answer.status == 200 else None
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["running", "stopped"])
+def test_a_tag_a_manifest_and_a_repository_are_removed(daemon: Daemon, alive: bool) -> None:
+    digest = (
+        daemon.client()
+        .request("GET", "/v2/demo/other/manifests/1")
+        .headers["docker-content-digest"]
+    )
+    if not alive:
+        daemon.stop()
+    for words in (["demo/app:2"], [f"demo/other@{digest}"]):
+        ran = daemon.command("rm", *words)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{words[0]} is removed.\n", "")
+    if not alive:
+        daemon.start()
+    assert tags(daemon, "demo/app") == ["1", "latest"]
+    assert tags(daemon, "demo/other") is None
+    if not alive:
+        daemon.stop()
+    asked = daemon.command("rm", "demo/app", given="n\n")
+    assert asked.returncode == 1
+    assert "demo/app has the tags 1, latest. Remove all that is in it? [y/N]" in asked.stdout
+    assert daemon.command("rm", "demo/app", given="y\n").returncode == 0
+    if not alive:
+        daemon.start()
+    catalog = daemon.client().request("GET", "/v2/_catalog")
+    assert catalog.json() == {"repositories": []}
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["running", "stopped"])
+def test_what_is_not_there_is_one_sentence(daemon: Daemon, alive: bool) -> None:
+    if not alive:
+        daemon.stop()
+    for word, reason in (
+        ("demo/none", "repository name not known to registry"),
+        ("demo/app:none", "manifest unknown to registry"),
+        ("Demo", "Demo: repository names are lower case"),
+        ("demo/app:-", "demo/app:-: a tag has 1 to 128"),
+        ("demo/app@sha256:1", "demo/app@sha256:1: a sha256 digest has 64"),
+    ):
+        ran = daemon.command("rm", "--yes", word)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        (line,) = ran.stderr.splitlines()
+        assert line.startswith(f"registry: {reason}")
+
+
+def test_the_socket_is_for_its_owner_and_goes_with_the_daemon(daemon: Daemon) -> None:
+    path = daemon.storage / "control.sock"
+    note = holder(daemon.storage)
+    assert note is not None
+    assert note.control == str(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    daemon.stop()
+    assert not path.exists()
+
+
+def test_a_crash_leaves_a_socket_that_is_in_nobodys_way(daemon: Daemon) -> None:
+    daemon.kill()
+    assert (daemon.storage / "control.sock").exists()
+    assert daemon.command("rm", "demo/app:1").returncode == 0
+    daemon.start()
+    assert daemon.command("rm", "demo/app:2").returncode == 0
+    assert tags(daemon, "demo/app") == ["latest"]
+
+
+def test_the_operator_is_in_the_log(daemon: Daemon) -> None:
+    assert daemon.command("rm", "demo/app:1").returncode == 0
+    daemon.stop()
+    (line,) = [line for line in daemon.log().splitlines() if '"(operator)"' in line]
+    assert '"DELETE"' in line
+
+
+def test_who_may_not_read_the_folder_is_told_so(daemon: Daemon) -> None:
+    settings = load(daemon.settings, {})
+    refused = pytest.raises(ControlError, match="run this as root or as the registry's own user")
+    user = NOBODY if os.getuid() == 0 else os.getuid()
+    daemon.storage.chmod(0o700 if os.getuid() == 0 else 0)
+    with refused, as_user(user):
+        ask(settings, daemon.settings, "GET", "/v2/")
+    daemon.storage.chmod(0o700)
+
+
+def test_a_path_longer_than_an_address_will_do(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    with bind_path(folder / "socket") as listening, connect_path(folder / "socket", 5):
+        listening.accept()[0].close()
