@@ -27,7 +27,7 @@ from appliance.oci.errors import (
 from appliance.protocol.pace import Pace
 from appliance.registry.ports import Sink
 
-_PARAMETERS_MAX = 256
+_PARAMETERS_MAX = 4096
 _ANNOUNCING = {"1.0", "1.1"}
 _NOTHING = [b"0"]
 _GATHER = 1 << 20  # bytes handed to a thread at once: few hops, and still little memory

@@ -90,14 +90,16 @@ class UploadResource:
         if "digest" not in exchange.query:
             raise DIGEST_INVALID.error("the parameter digest is missing")
         digest = Digest.parse(exchange.query["digest"])
+        length = exchange.content_length
         await self._uploads.commit(
             route.name,
             account.name,
             route.tail,
             digest,
             exchange,
-            content_range=_content_range(exchange),
-            content_length=exchange.content_length,
+            # Some clients say with an empty body where another chunk would begin.
+            content_range=_content_range(exchange) if length != 0 else None,
+            content_length=length,
         )
         await exchange.answer(201, created(route.name, digest))
 

@@ -61,9 +61,7 @@ MANIFEST_UNKNOWN = ErrorRow("MANIFEST_UNKNOWN", 404, "manifest unknown to regist
 METHOD_UNSUPPORTED = ErrorRow("UNSUPPORTED", 405, "the operation is unsupported")
 NAME_INVALID = ErrorRow("NAME_INVALID", 400, "invalid repository name")
 NAME_UNKNOWN = ErrorRow("NAME_UNKNOWN", 404, "repository name not known to registry")
-PAGINATION_INVALID = ErrorRow(
-    "PAGINATION_NUMBER_INVALID", 400, "invalid number of results requested"
-)
+PAGINATION_INVALID = ErrorRow("UNSUPPORTED", 400, "invalid number of results requested")
 PATH_UNKNOWN = ErrorRow("UNSUPPORTED", 404, "there is no such endpoint")
 RANGE_INVALID = ErrorRow(
     "BLOB_UPLOAD_INVALID", 416, "the chunk does not start where the upload session stands"

@@ -156,7 +156,7 @@ def _index(document: _Document, media_type: str) -> Manifest:
         blobs=(),
         manifests=tuple(_read(entry, entry.platform) for entry in document.manifests or ()),
         subject=_subject(document),
-        artifact_type=document.artifact_type,
+        artifact_type=document.artifact_type or None,
         annotations=document.annotations,
     )
 
@@ -171,7 +171,7 @@ def _image(document: _Document, media_type: str) -> Manifest:
     held = [layer for layer in (*layers, *blobs) if not _foreign(layer)]
     if document.config is not None:
         held.insert(0, document.config)
-    artifact_type = document.artifact_type
+    artifact_type = document.artifact_type or None
     if artifact_type is None and document.config is not None and media_type != OCI_ARTIFACT:
         artifact_type = document.config.media_type
     return Manifest(

@@ -23,12 +23,12 @@ from typing import NoReturn
 from msgspec import structs, to_builtins
 
 from tests.bench import content, peers
-from tests.bench.cases import CASES, QUICK, Bench, Scale
+from tests.bench.cases import CASES, QUICK, Bench, Case, Scale, make_worlds
 from tests.bench.connection import AnswerError
 from tests.bench.content import MEBIBYTE
 from tests.bench.crew import ClientError, Crew
 from tests.bench.peers import PEERS, MissingError
-from tests.bench.results import Results
+from tests.bench.results import OURS, Results
 from tests.bench.server import Server
 
 _FILES = 1 << 16
@@ -123,7 +123,10 @@ def _folder(below: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _bench(servers: Sequence[Server], folder: Path, scale: Scale, bulk: bool) -> Iterator[Bench]:
+def _bench(
+    servers: Sequence[Server], folder: Path, scale: Scale, cases: Sequence[Case]
+) -> Iterator[Bench]:
+    bulk = any(case.needs_bulk for case in cases)
     sizes = [scale.block, scale.push, scale.pull if bulk else 0]
     noise = content.make_noise(
         folder, raw=max(sizes) * MEBIBYTE, chunked=max(scale.push, scale.block) * MEBIBYTE
@@ -142,6 +145,9 @@ def _bench(servers: Sequence[Server], folder: Path, scale: Scale, bulk: bool) ->
                     block=scale.block * MEBIBYTE,
                 )
             )
+            for case in cases:
+                if case.needs_worlds and server.name not in case.leaves_out:
+                    make_worlds(server, scale, ours=server.name == OURS)
         os.sync()
         crew = Crew(folder)
         running.callback(crew.dismiss)
@@ -221,9 +227,9 @@ def main() -> None:
         except MissingError as error:
             sys.exit(str(error))
         results = Results([server.name for server in servers])
-        bulk = any(CASES[name].needs_bulk for name in options.cases)
+        cases = [CASES[name] for name in options.cases]
         try:
-            with _bench(servers, folder, scale, bulk) as bench:
+            with _bench(servers, folder, scale, cases) as bench:
                 _measure(bench, servers, options.cases, options.rounds, results)
         finally:
             if options.json:

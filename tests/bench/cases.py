@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from tests.bench import content, cpu
+from tests.bench import content, cpu, worlds
 from tests.bench.content import MEBIBYTE, REPOSITORY, TAG, Image, Noise
 from tests.bench.crew import Crew
 from tests.bench.load import Dawdle, Job, Outcome, Probe, Pull, Push, Repeat
 from tests.bench.server import Server
+from tests.bench.worlds import TAGGED, WORLDS
 
 Measures = dict[str, float]
 
@@ -21,6 +22,7 @@ _PUSHED_TO = "bench/pushed"
 _CONNECTIONS = 8
 _NEW_CONNECTIONS = 4
 _PROBES = 4
+_PAGE = 100
 
 
 class Scale(msgspec.Struct, frozen=True):
@@ -37,6 +39,10 @@ class Scale(msgspec.Struct, frozen=True):
     slow_connections: int = 500
     slow_seconds: float = 10
     rest_seconds: float = 2
+    few: int = 1000
+    many: int = 100_000
+    their_repositories: int = 2000
+    their_tags: int = 1000
 
 
 QUICK = Scale(
@@ -50,6 +56,10 @@ QUICK = Scale(
     slow_connections=20,
     slow_seconds=0.5,
     rest_seconds=0.1,
+    few=200,
+    many=1000,
+    their_repositories=200,
+    their_tags=200,
 )
 
 
@@ -80,6 +90,7 @@ class Case(NamedTuple):
     quotients: Sequence[tuple[str, str, str]] = ()
     leaves_out: Sequence[str] = ()
     needs_bulk: bool = False
+    needs_worlds: bool = False
 
 
 class _Work(NamedTuple):
@@ -275,6 +286,32 @@ def _idle(bench: Bench) -> list[Step]:
     return [Step("started anew", partial(_idling, bench))]
 
 
+def _listing(bench: Bench, world: str, path: str, server: Server) -> Measures:
+    with server.serving(world):
+        return _asking(bench, server, method="GET", path=f"{path}&n={_PAGE}")
+
+
+def _lists(bench: Bench) -> list[Step]:
+    # A page in the first half of any of them.
+    catalog = f"/v2/_catalog?last={worlds.repository(_PAGE // 2)}"
+    tags = f"/v2/{TAGGED}/tags/list?last={worlds.tag(_PAGE // 2)}"
+    return [
+        Step(f"{what}, {world}", partial(_listing, bench, world, path))
+        for what, path in (("catalog", catalog), ("tags", tags))
+        for world in WORLDS
+    ]
+
+
+def make_worlds(server: Server, scale: Scale, *, ours: bool) -> None:
+    """Make what `lists` needs at one server, which must be seeded."""
+    for name, count in zip(WORLDS, (scale.few, scale.many), strict=True):
+        if ours:
+            worlds.make_ours(server.world(name), worlds.Size(count, count))
+        else:
+            size = worlds.Size(scale.their_repositories, scale.their_tags)
+            worlds.make_theirs(server.data, server.world(name), size)
+
+
 def _forget(server: Server, work: _Work) -> None:
     for one in work.outcomes:
         if one.digest:
@@ -321,5 +358,17 @@ CASES: dict[str, Case] = {
         "into temporary files.",
         _slow,
         leaves_out=("nginx",),
+    ),
+    "lists": Case(
+        "A page of 100 out of _catalog and out of tags/list: server CPU per page. Ours with 1,000 "
+        "repositories and tags (few) and with 100,000 (many); the others, which walk their folders, "
+        "with 2,000 repositories and 1,000 tags both times, and all tags in one answer.",
+        _lists,
+        quotients=(
+            ("catalog, many", "catalog, few", "CPU µs"),
+            ("tags, many", "tags, few", "CPU µs"),
+        ),
+        leaves_out=("nginx",),
+        needs_worlds=True,
     ),
 }

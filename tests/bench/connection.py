@@ -16,6 +16,8 @@ PATIENCE_SECONDS = 120
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _LOCATION = re.compile(rb"\r\nlocation: *([^\r]+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _LAST = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _READ = 1 << 16
 _BULK = 1 << 18
@@ -114,10 +116,11 @@ class Connection:
     def answer(self, status: int, *, bodiless: bool = False) -> tuple[bytes, bytes]:
         """Read a small answer to its end; its head and its body."""
         head, body = self.head(status)
-        length = 0 if bodiless else length_of(head)
-        while len(body) < length:
+        chunked = not bodiless and _CHUNKED.search(head) is not None
+        length = 0 if bodiless or chunked else length_of(head)
+        while len(body) < length or (chunked and not body.endswith(_LAST_CHUNK)):
             if not (more := self.socket.recv(_READ)):
-                raise AnswerError(f"{len(body)} of {length} bytes")
+                raise AnswerError(f"the end after {len(body)} bytes")
             body += more
         if _LAST.search(head):
             self.reopen()

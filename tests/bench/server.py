@@ -5,8 +5,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.bench.connection import AnswerError, Connection, Target
@@ -74,13 +74,38 @@ class Server:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
+    @property
+    def data(self) -> Path:
+        """Where it keeps everything."""
+        return self._folder / "data"
+
+    def world(self, name: str) -> Path:
+        """Where another folder of data for it lies."""
+        return self._folder / f"data.{name}"
+
+    @contextmanager
+    def serving(self, name: str) -> Iterator[None]:
+        """Let it serve another folder of data for a while."""
+        self.stop()
+        own = self._folder / "data.own"
+        self.data.rename(own)
+        self.world(name).rename(self.data)
+        try:
+            self.start()
+            yield
+        finally:
+            self.stop()
+            self.data.rename(self.world(name))
+            own.rename(self.data)
+            self.start()
+
     def forget(self, repository: str, digest: str) -> None:
         """Have a blob deleted, and free its room at once, whatever the server does about that."""
         connection = Connection(self.target)
         path = f"/v2/{repository}/blobs/{digest}"
         connection.exchange(self.target.request("DELETE", path), status=202)
         connection.close()
-        for path_ in (self._folder / "data").rglob(digest.partition(":")[2]):
+        for path_ in self.data.rglob(digest.partition(":")[2]):
             if path_.is_dir():
                 shutil.rmtree(path_)
             else:

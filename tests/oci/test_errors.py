@@ -25,7 +25,7 @@ CODES_OF_THE_SPECIFICATION = {
     "UNSUPPORTED",
 }
 # Known to docker, which the specification's table leaves out.
-CODES_BESIDE_IT = {"PAGINATION_NUMBER_INVALID", "TAG_INVALID", "UNKNOWN"}
+CODES_BESIDE_IT = {"TAG_INVALID", "UNKNOWN"}
 
 by_name = pytest.mark.parametrize("name", sorted(ROWS))
 

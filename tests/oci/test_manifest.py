@@ -473,3 +473,28 @@ def test_a_damaged_image_parses_or_is_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     parses_or_is_refused(bytes(content), OCI_MANIFEST)
+
+
+def test_an_empty_artifact_type_is_none() -> None:
+    assert parse(image(artifactType="")).artifact_type == CONFIG["mediaType"]
+    assert parse({"manifests": [], "artifactType": ""}, OCI_INDEX).artifact_type is None
+
+
+@pytest.mark.parametrize("name", ["Layers", "CONFIG", "mediatype", "ArtifactType", "Subject"])
+def test_a_field_that_differs_in_case_only_is_refused(name: str) -> None:
+    with refused(MANIFEST_INVALID, "in case only"):
+        parse(image(**{name: None}))
+
+
+@pytest.mark.parametrize(
+    ("platform", "text"),
+    [
+        ({"os": "linux", "architecture": "amd64"}, "linux/amd64"),
+        ({"os": "linux", "architecture": "arm", "variant": "v7"}, "linux/arm/v7"),
+        ({"os": "windows", "architecture": "amd64", "os.version": "10"}, "windows/amd64"),
+        (None, ""),
+    ],
+)
+def test_an_entry_of_an_index_tells_its_platform(platform: object, text: str) -> None:
+    entry = descriptor(b"image", OCI_MANIFEST, platform=platform)
+    assert parse({"manifests": [entry]}, OCI_INDEX).manifests[0].platform == text

@@ -2,46 +2,27 @@
 
 import faulthandler
 import hashlib
-import http.client
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.system import daemon, images
+from tests.system import bulk, daemon, images
+from tests.system.bulk import BLOCK, ENOUGH_SECONDS, FIVE_GIBIBYTES, MEBIBYTE
 from tests.system.daemon import Daemon
 from tests.system.wire import finished
 
-_MEBIBYTE = 1 << 20
-_GIBIBYTE = 1 << 30
-_BLOCK = 64 * _MEBIBYTE
-_BLOCKS = 80
-_PIECE = _MEBIBYTE
-
-_MEMORY_LIMIT = 150 * _MEBIBYTE
-_ENOUGH_SECONDS = 600
+_MEMORY_LIMIT = 150 * MEBIBYTE
 
 
 @pytest.fixture(scope="module")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A registry of its own, for its memory is measured, with room for the blob."""
     folder = tmp_path_factory.mktemp("big")
-    free = shutil.disk_usage(folder).free
-    assert free > 7 * _GIBIBYTE, f"only {free / _GIBIBYTE:.1f} GiB are free below {folder}"
+    bulk.check_room(folder)
     with daemon.running(folder) as running:
         yield running
-
-
-def content(blocks: int) -> Iterator[memoryview]:
-    """One block of noise over and over, each time with another number in front."""
-    block = bytearray(images.noise(_BLOCK, "big"))
-    view = memoryview(block)
-    for number in range(blocks):
-        block[:8] = number.to_bytes(8, "big")
-        for start in range(0, _BLOCK, _PIECE):
-            yield view[start : start + _PIECE]
 
 
 def chunked(pieces: Iterator[memoryview], seen: Any) -> Iterator[bytes]:
@@ -58,7 +39,7 @@ def send(registry: Daemon, pieces: Iterator[memoryview]) -> tuple[str, float, fl
     client = registry.client()
     session = client.start_upload("big/blob")
     seen = hashlib.sha256()
-    connection = client.connection(within=_ENOUGH_SECONDS)
+    connection = client.connection(within=ENOUGH_SECONDS)
     try:
         headers = client.authorization() | {"Transfer-Encoding": "chunked"}
         begun = time.monotonic()
@@ -83,22 +64,10 @@ def send(registry: Daemon, pieces: Iterator[memoryview]) -> tuple[str, float, fl
     return f"sha256:{seen.hexdigest()}", sent - begun, done - sent
 
 
-def receive(response: http.client.HTTPResponse) -> tuple[str, int]:
-    """Read a body to its end, keeping nothing; its digest and its size."""
-    seen = hashlib.sha256()
-    buffer = bytearray(_PIECE)
-    view = memoryview(buffer)
-    size = 0
-    while count := response.readinto(view):
-        seen.update(view[:count])
-        size += count
-    return f"sha256:{seen.hexdigest()}", size
-
-
 @pytest.fixture(scope="module")
 def pushed(roomy: Daemon) -> tuple[str, float, float]:
     """The big blob, pushed."""
-    return send(roomy, content(_BLOCKS))
+    return send(roomy, bulk.content(FIVE_GIBIBYTES))
 
 
 def test_five_gibibytes_go_in_at_constant_memory(
@@ -107,8 +76,8 @@ def test_five_gibibytes_go_in_at_constant_memory(
     digest, seconds, _ = pushed
     memory = roomy.peak_memory()
     print(f"\n5 GiB in: {seconds:.1f} s, {5 * 1024 / seconds:.0f} MiB/s,", end=" ")
-    print(f"at most {memory / _MEBIBYTE:.0f} MiB of memory")
-    assert roomy.blob_path(digest).stat().st_size == _BLOCKS * _BLOCK
+    print(f"at most {memory / MEBIBYTE:.0f} MiB of memory")
+    assert roomy.blob_path(digest).stat().st_size == FIVE_GIBIBYTES * BLOCK
     assert memory < _MEMORY_LIMIT
 
 
@@ -116,7 +85,7 @@ def test_the_last_request_of_an_upload_costs_the_same_for_any_size(
     roomy: Daemon, pushed: tuple[str, float, float]
 ) -> None:
     *_, big = pushed
-    *_, small = send(roomy, iter([memoryview(images.noise(_MEBIBYTE, "small"))]))
+    *_, small = send(roomy, iter([memoryview(images.noise(MEBIBYTE, "small"))]))
     print(f"\nfinal PUT: {small:.3f} s for 1 MiB, {big:.3f} s for 5 GiB")
     assert big < 5
     assert big < small + 2
@@ -128,18 +97,18 @@ def test_five_gibibytes_come_out_as_they_went_in_at_constant_memory(
     faulthandler.cancel_dump_traceback_later()  # this may take longer than other tests do
     digest, *_ = pushed
     client = roomy.client()
-    connection = client.connection(within=_ENOUGH_SECONDS)
+    connection = client.connection(within=ENOUGH_SECONDS)
     try:
         begun = time.monotonic()
         connection.request("GET", f"/v2/big/blob/blobs/{digest}", headers=client.authorization())
         response = connection.getresponse()
         assert response.status == 200
-        assert int(response.headers["Content-Length"]) == _BLOCKS * _BLOCK
-        assert receive(response) == (digest, _BLOCKS * _BLOCK)
+        assert int(response.headers["Content-Length"]) == FIVE_GIBIBYTES * BLOCK
+        assert bulk.receive(response) == (digest, FIVE_GIBIBYTES * BLOCK)
         seconds = time.monotonic() - begun
     finally:
         connection.close()
     memory = roomy.peak_memory()
     print(f"\n5 GiB out: {seconds:.1f} s, {5 * 1024 / seconds:.0f} MiB/s,", end=" ")
-    print(f"at most {memory / _MEBIBYTE:.0f} MiB of memory")
+    print(f"at most {memory / MEBIBYTE:.0f} MiB of memory")
     assert memory < _MEMORY_LIMIT

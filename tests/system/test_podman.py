@@ -8,43 +8,23 @@ from pathlib import Path
 import pytest
 
 from tests.system import images
+from tests.system.containers import Tool, tool
 from tests.system.daemon import PASSWORD, USER, Daemon
-from tests.system.tools import attempt, environment, refused, run
-
-
-class Tool:
-    """`podman` or `buildah` with storage nobody else sees."""
-
-    def __init__(self, name: str, folder: Path, *options: str) -> None:
-        self._argv = [name, "--root", str(folder / "root"), "--runroot", str(folder / "run")]
-        self._argv += ["--storage-driver", "vfs", *options]
-        logins = folder / "auth.json"
-        logins.write_text("{}")
-        self._environment = environment(HOME=str(folder), REGISTRY_AUTH_FILE=str(logins))
-
-    def __call__(self, *words: str | Path, given: str | None = None) -> str:
-        """Run a command that must succeed."""
-        return run(*self._argv, *words, given=given, within=120, env=self._environment).strip()
-
-    def refused(self, *words: str | Path, given: str | None = None) -> str:
-        """Run a command that must fail; what it said."""
-        return refused(*self._argv, *words, given=given, within=120, env=self._environment)
+from tests.system.tools import run
 
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
     folder = tmp_path_factory.mktemp("podman")
-    yield Tool("podman", folder, "--cgroup-manager", "cgroupfs", "--events-backend", "none")
-    attempt("umount", folder / "root" / "vfs")
-    shutil.rmtree(folder, ignore_errors=True)
+    options = ("--cgroup-manager", "cgroupfs", "--events-backend", "none")
+    with tool("podman", folder, *options) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
-    folder = tmp_path_factory.mktemp("buildah")
-    yield Tool("buildah", folder)
-    attempt("umount", folder / "root" / "vfs")
-    shutil.rmtree(folder, ignore_errors=True)
+    with tool("buildah", tmp_path_factory.mktemp("buildah")) as found:
+        yield found
 
 
 @pytest.fixture
