@@ -6,6 +6,7 @@ folder and ask the same application in this process. Both ways it is one request
 """
 
 import http.client
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +65,25 @@ def ask(settings: Settings, source: Path, method: str, target: str) -> Answer:
     except OSError as error:
         raise ControlError(f"{error}; run this as root or as the registry's own user") from error
     if running is None:
+        _become_owner(settings.data)
         return trio.run(_ask_here, settings, source, method, target)
     if not running.control:
         raise ControlError(f"the registry (process {running.pid}) is still starting; try again")
     return _ask_daemon(Path(running.control), method, target)
+
+
+def _become_owner(folder: Path) -> None:
+    """Go on as the user whose registry it is, who could not open what root has made.
+
+    Raises ControlError where there is no registry.
+    """
+    if not (folder / "catalogue.sqlite3").exists():
+        raise ControlError(f"there is no registry in {folder}; --settings names another one's file")
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.setgroups([])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
 
 
 def _ask_daemon(path: Path, method: str, target: str) -> Answer:

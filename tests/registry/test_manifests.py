@@ -292,6 +292,36 @@ async def test_only_visible_repositories_are_listed_and_pages_are_full_of_them(
     assert await manifests.repositories(Page(0, ""), anything) == ([], False)
 
 
+async def test_pages_show_once_what_is_there_all_along(manifests: Manifests) -> None:
+    lasting = [f"lasting/app{number:02}" for number in range(20)]
+    for name in lasting:
+        await manifests.put(name, "latest", index(), OCI_INDEX)
+        for number in range(3):
+            await manifests.put(HERE, f"{name[-2:]}-{number}", index(), OCI_INDEX)
+    kept = [f"{name[-2:]}-1" for name in lasting]
+    names: list[str] = []
+    tags: list[str] = []
+    step = 0
+    more_names = more_tags = True
+    while more_names or more_tags:
+        page = Page(3, names[-1] if names else "")
+        found, more_names = await manifests.repositories(page, anything)
+        names += found
+        found, more_tags = await manifests.tags(HERE, Page(3, tags[-1] if tags else ""))
+        tags += found
+        # Others come and go before and behind the place where the next page begins.
+        for name in (f"fleeting/app{step}", f"lasting/app{step + 3:02}-more"):
+            await manifests.put(name, "latest", index(), OCI_INDEX)
+        if step:
+            await manifests.delete_repository(f"fleeting/app{step - 1}")
+        await manifests.delete(HERE, f"{step:02}-0")
+        step += 1
+    assert len(names) == len(set(names))
+    assert len(tags) == len(set(tags))
+    assert set(lasting) <= set(names)
+    assert set(kept) <= set(tags)
+
+
 async def test_a_repository_goes_with_all_that_is_in_it(
     manifests: Manifests, catalogue: Catalogue
 ) -> None:

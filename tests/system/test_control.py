@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -95,6 +96,31 @@ def test_a_crash_leaves_a_socket_that_is_in_nobodys_way(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.command("rm", "demo/app:2").returncode == 0
     assert tags(daemon, "demo/app") == ["latest"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be taken for somebody else")
+def test_root_leaves_nothing_that_the_owner_cannot_open(tmp_path: Path) -> None:
+    with TemporaryDirectory() as place:  # where others may enter, unlike the usual one
+        os.chmod(place, 0o755)  # noqa: PTH101  it is text
+        with running(tmp_path, storage=Path(place) / "data") as registry:
+            registry.client().put_manifest("demo/app", "1", INDEX).expect(201)
+            registry.stop()
+            everything = [registry.storage, *registry.storage.rglob("*")]
+            for path in everything:
+                os.chown(path, NOBODY, NOBODY)
+            (registry.storage / "catalogue.sqlite3-wal").unlink(missing_ok=True)
+            ran = registry.command("rm", "demo/app:1")
+            assert (ran.returncode, ran.stderr) == (0, "")
+            owners = {path.stat().st_uid for path in registry.storage.rglob("*")}
+            assert owners == {NOBODY}
+
+
+def test_where_there_is_no_registry_none_is_made(tmp_path: Path) -> None:
+    nowhere = Daemon(tmp_path)
+    ran = nowhere.command("rm", "demo/app:1")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"registry: there is no registry in {nowhere.storage};")
+    assert not nowhere.storage.exists()
 
 
 def test_the_operator_is_in_the_log(daemon: Daemon) -> None:
