@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import daemon
+from tests.system import daemon, tools
 from tests.system.daemon import Daemon
+from tests.system.tools import Network
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,21 @@ def certificates(registry: Daemon, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("certificates")
     (folder / "ca.crt").write_bytes(registry.ca.read_bytes())
     return folder
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Network]:
+    """A network whose addresses no client takes for this machine's own."""
+    with tools.network() as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def remote(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A registry at an address in that network."""
+    folder = tmp_path_factory.mktemp("remote")
+    with daemon.running(folder, host=net.theirs, prefix=net.prefix) as running:
+        yield running
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,14 +1,13 @@
 """Engines and tools that keep images, each with storage nobody else sees."""
 
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.system import images
-from tests.system.tools import attempt, environment, eventually, refused, run
+from tests.system.tools import attempt, background, environment, refused, run
 
 
 class Ctr:
@@ -43,7 +42,7 @@ class Ctr:
 @contextmanager
 def containerd(folder: Path) -> Iterator[Ctr]:
     """Run a containerd; it listens on a socket file and takes part in no network."""
-    socket, log = folder / "socket", folder / "log"
+    socket = folder / "socket"
     settings = folder / "config.toml"
     settings.write_text(
         "version = 2\n"
@@ -54,31 +53,12 @@ def containerd(folder: Path) -> Iterator[Ctr]:
         f'[grpc]\naddress = "{socket}"\n'
         f'[ttrpc]\naddress = "{socket}.ttrpc"\n'
     )
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["containerd", "--config", settings],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment(HOME=str(folder)),
-        )
     ctr = Ctr(socket)
     try:
-        eventually(
-            lambda: process.poll() is not None or ctr.up(),
-            within=60,
-            what=lambda: f"containerd answers\n{log.read_text()}",
-        )
-        assert process.poll() is None, log.read_text()
-        yield ctr
+        with background("containerd", "--config", settings, log=folder / "log", up=ctr.up):
+            yield ctr
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.wait(10)
-            shutil.rmtree(folder / "root", ignore_errors=True)
+        shutil.rmtree(folder / "root", ignore_errors=True)
 
 
 class Tool:

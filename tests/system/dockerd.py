@@ -1,12 +1,11 @@
 """A Docker Engine of our own: its own data, its own socket, no bridge, no firewall rules."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.system.tools import attempt, environment, eventually, refused, run
+from tests.system.tools import attempt, background, environment, refused, run
 
 # Debian's client, which fits Debian's daemon, even where another is found first.
 _CLIENT = "/usr/bin/docker"
@@ -49,32 +48,12 @@ class Docker:
 def engine(folder: Path, *options: str) -> Iterator[Docker]:
     """Run an engine; with it go its containerd and its data."""
     docker = Docker(folder)
-    log = folder / "log"
     argv: list[str | Path] = ["/usr/sbin/dockerd"]
     argv += ["--data-root", folder / "data", "--exec-root", folder / "run"]
     argv += ["--pidfile", folder / "pid", "--host", f"unix://{folder / 'socket'}"]
     argv += ["--iptables=false", "--ip6tables=false", "--bridge=none", "--ip-forward=false"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*argv, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment(HOME=str(folder)),
-        )
     try:
-        eventually(
-            lambda: process.poll() is not None or docker.up(),
-            within=60,
-            what=lambda: f"dockerd answers\n{log.read_text()}",
-        )
-        assert process.poll() is None, log.read_text()
-        yield docker
+        with background(*argv, *options, log=folder / "log", up=docker.up):
+            yield docker
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.wait(10)
-            shutil.rmtree(folder / "data", ignore_errors=True)
+        shutil.rmtree(folder / "data", ignore_errors=True)

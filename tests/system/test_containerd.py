@@ -9,24 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import containers, daemon, images, tools
+from tests.system import containers, images
 from tests.system.containers import Ctr
 from tests.system.daemon import USER, Daemon
-from tests.system.tools import Network
-
-
-@pytest.fixture(scope="module")
-def net() -> Iterator[Network]:
-    with tools.network() as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def remote(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A registry at an address of its own."""
-    folder = tmp_path_factory.mktemp("remote")
-    with daemon.running(folder, host=net.theirs, prefix=net.prefix) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

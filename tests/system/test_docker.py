@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import daemon, dockerd, images, tools
+from tests.system import daemon, dockerd, images
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.dockerd import Docker
 from tests.system.tools import Network
@@ -20,24 +20,10 @@ _PLAIN_PORT = 5000
 
 
 @pytest.fixture(scope="module")
-def net() -> Iterator[Network]:
-    with tools.network() as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
 def docker(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     folder = tmp_path_factory.mktemp("docker")
     with dockerd.engine(folder, "--insecure-registry", f"{net.theirs}:{_PLAIN_PORT}") as docker:
         yield docker
-
-
-@pytest.fixture(scope="module")
-def remote(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A registry at an address of its own."""
-    folder = tmp_path_factory.mktemp("remote")
-    with daemon.running(folder, host=net.theirs, prefix=net.prefix) as running:
-        yield running
 
 
 @pytest.fixture

@@ -80,6 +80,41 @@ def eventually(holds: Callable[[], bool], *, within: float, what: str | Callable
         time.sleep(0.02)
 
 
+@contextmanager
+def background(
+    *argv: str | Path,
+    log: Path,
+    up: Callable[[], bool],
+    within: float = 60,
+    cwd: Path | None = None,
+) -> Iterator[None]:
+    """Keep a program running for a while, from when `up` holds; its home is where its log is."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment(HOME=str(log.parent)),
+            cwd=cwd,
+        )
+    try:
+        eventually(
+            lambda: process.poll() is not None or up(),
+            within=within,
+            what=lambda: f"{argv[0]} answers\n{log.read_text()}",
+        )
+        assert process.poll() is None, log.read_text()
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+            process.wait(10)
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port nobody listens on at the moment."""
     with socket.create_server((host, 0)) as server:
