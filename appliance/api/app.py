@@ -172,7 +172,7 @@ class Application:
 
 def _note_namespace(exchange: Exchange) -> None:
     """Confirm a `ns` that names this very host; any other is ignored ("Registry Proxying")."""
-    for namespace in exchange.parameters("ns") if exchange.has_query else ():
+    for namespace in exchange.parameters("ns") if exchange.may_have(b"ns=") else ():
         if namespace == exchange.header(b"host"):
             exchange.add_header("OCI-Namespace", namespace)
             return

@@ -66,10 +66,9 @@ class Exchange(Answering):
         peer = self._scope.get("client")
         return peer[0].removeprefix("::ffff:") if peer else ""
 
-    @property
-    def has_query(self) -> bool:
-        """Tell whether anything stands after a `?` at all."""
-        return bool(self._scope["query_string"])
+    def may_have(self, name: bytes) -> bool:
+        """Tell at no cost that a parameter is not there; one that may be is to be looked for."""
+        return name in self._scope["query_string"]
 
     @cached_property
     def query(self) -> Mapping[str, str]:

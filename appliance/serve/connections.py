@@ -176,6 +176,8 @@ class Connections:
     ) -> tuple[str, int] | None:
         """Find a place for a connection and tell who is at its other end; None without a place."""
         terms = self._terms
+        if not address[0]:
+            return address  # through the file system: the operator, whatever else goes on
         if not terms.proxies.trusts(address[0]):
             return address if place.take(address[0]) else None
         if not place.take(""):

@@ -378,6 +378,7 @@ CASES = [
     Case("name, empty component", "GET", "/v2/library//app/manifests/latest", 400, code="NAME_INVALID"),
     Case("path, not UTF-8", "GET", "/v2/library/%ff/manifests/latest", 400, code="UNSUPPORTED"),
     Case("query, not UTF-8", "GET", "/v2/_catalog?last=%ff", 400, code="UNSUPPORTED"),
+    Case("query that means nothing here", "GET", f"{APP}/blobs/{digest(CONFIG)}?x=%ff", 200),
     Case("query, too many parameters", "GET", "/v2/_catalog?" + "&".join("a=1" for _ in range(5000)), 400),
 ]  # fmt: skip
 

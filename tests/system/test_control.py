@@ -10,7 +10,6 @@ import pytest
 
 from appliance.control import ControlError, ask
 from appliance.lock import holder
-from appliance.serve.listeners import bind_path, connect_path
 from appliance.settings import load
 from tests.system.daemon import Daemon, running
 from tests.unprivileged import NOBODY, as_user
@@ -138,10 +137,3 @@ def test_who_may_not_read_the_folder_is_told_so(daemon: Daemon) -> None:
     with refused, as_user(user):
         ask(settings, daemon.settings, "GET", "/v2/")
     daemon.storage.chmod(0o700)
-
-
-def test_a_path_longer_than_an_address_will_do(tmp_path: Path) -> None:
-    folder = tmp_path / ("long" * 30)
-    folder.mkdir()
-    with bind_path(folder / "socket") as listening, connect_path(folder / "socket", 5):
-        listening.accept()[0].close()
