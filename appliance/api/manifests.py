@@ -22,8 +22,8 @@ from appliance.protocol.routes import Action, Route
 from appliance.registry.access import Account, Gate
 from appliance.registry.manifests import Manifests
 
-TAGS_MAX = 100
-"""Tags that one push by digest may set."""
+TAGS_MAX = 50
+"""Tags that one push by digest may set: each is a header of the answer, and clients take a hundred."""
 
 
 class ManifestResource:

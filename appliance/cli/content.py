@@ -1,6 +1,7 @@
 """What a registry holds, from its own machine: no account is needed, but the registry's user or root."""
 
 from pathlib import Path
+from urllib.parse import urlencode
 
 import click
 
@@ -8,7 +9,27 @@ from appliance.cli.options import read, settings_option
 from appliance.control import ControlError, ask
 from appliance.oci.errors import RegistryError
 from appliance.oci.names import parse_name, parse_reference
+from appliance.protocol.paging import PAGE_MAX
 from appliance.settings import DEFAULT_FILE
+
+
+@click.command()
+@click.argument("name", required=False)
+@settings_option
+def ls(name: str | None, file: Path | None) -> None:
+    """List the repositories, or the tags of the repository NAME."""
+    settings, source = read(file), file or DEFAULT_FILE
+    kind = "repositories" if name is None else "tags"
+    target = "/v2/_catalog" if name is None else f"/v2/{_parse(name)[0]}/tags/list"
+    last = ""
+    while True:
+        asked = f"{target}?{urlencode({'n': PAGE_MAX, 'last': last})}"
+        found = ask(settings, source, "GET", asked).document()[kind]
+        for entry in found:
+            click.echo(entry)
+        if len(found) < PAGE_MAX:
+            return
+        last = found[-1]
 
 
 @click.command()

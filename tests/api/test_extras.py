@@ -9,6 +9,7 @@ import pytest
 import trio
 import zstandard
 
+from appliance.api.manifests import TAGS_MAX
 from appliance.oci.mediatypes import OCI_MANIFEST
 from appliance.registry.space import SHORT_BELOW
 from tests.api.driver import BOB, Answer, Registry
@@ -24,7 +25,7 @@ async def pushed(registry: Registry) -> Registry:
     for content in (LAYER, CONFIG):
         path = f"{APP}/blobs/uploads/?digest={digest(content)}"
         assert (await registry.ask("POST", path, body=content)).status == 201
-    for some in (TAGS[:100], TAGS[100:]):
+    for some in (TAGS[start : start + TAGS_MAX] for start in range(0, len(TAGS), TAGS_MAX)):
         answer = await put(registry, f"{digest(IMAGE)}?" + "&".join(f"tag={tag}" for tag in some))
         assert answer.all("oci-tag") == some
     return registry

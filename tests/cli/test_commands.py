@@ -149,6 +149,7 @@ def test_these_are_the_commands() -> None:
         "",
         "check",
         "info",
+        "ls",
         "rm",
         "serve",
         "user",

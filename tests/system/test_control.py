@@ -8,10 +8,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from appliance.api.manifests import TAGS_MAX
 from appliance.control import ControlError, ask
 from appliance.lock import holder
 from appliance.settings import load
 from tests.system.daemon import Daemon, running
+from tests.system.wire import digest_of
 from tests.unprivileged import NOBODY, as_user
 
 INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
@@ -59,6 +61,23 @@ def test_a_tag_a_manifest_and_a_repository_are_removed(daemon: Daemon, alive: bo
         daemon.start()
     catalog = daemon.client().request("GET", "/v2/_catalog")
     assert catalog.json() == {"repositories": []}
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["running", "stopped"])
+def test_repositories_and_tags_are_listed(daemon: Daemon, alive: bool) -> None:
+    many = sorted(f"t{number:04}" for number in range(2050))
+    digest = digest_of(INDEX)
+    for start in range(0, len(many), TAGS_MAX):
+        tags_ = "&".join(f"tag={tag}" for tag in many[start : start + TAGS_MAX])
+        daemon.client().put_manifest("demo/many", f"{digest}?{tags_}", INDEX).expect(201)
+    if not alive:
+        daemon.stop()
+    assert daemon.command("ls").stdout.splitlines() == ["demo/app", "demo/many", "demo/other"]
+    assert daemon.command("ls", "demo/app").stdout.splitlines() == list(TAGS)
+    assert daemon.command("ls", "demo/many").stdout.splitlines() == many
+    unknown = daemon.command("ls", "demo/none")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "registry: repository name not known to registry.\n"
 
 
 @pytest.mark.parametrize("alive", [True, False], ids=["running", "stopped"])
