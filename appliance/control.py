@@ -18,7 +18,7 @@ import trio
 from appliance import log
 from appliance.api.answering import ASGIApplication
 from appliance.api.app import Application
-from appliance.lock import holder
+from appliance.lock import Note, holder
 from appliance.parts import DataFolder
 from appliance.registry.access import OperatorGate
 from appliance.registry.registry import Registry
@@ -62,14 +62,18 @@ def ask(settings: Settings, source: Path, method: str, target: str) -> Answer:
     """
     try:
         running = holder(settings.data)
-    except OSError as error:
+    except PermissionError as error:
         raise ControlError(f"{error}; run this as root or as the registry's own user") from error
+    except OSError as error:
+        raise ControlError(str(error)) from error
     if running is None:
         _become_owner(settings.data)
         return trio.run(_ask_here, settings, source, method, target)
     if not running.control:
-        raise ControlError(f"the registry (process {running.pid}) is still starting; try again")
-    return _ask_daemon(Path(running.control), method, target)
+        raise ControlError(
+            f"process {running.pid} has {settings.data} and cannot be asked yet; try again"
+        )
+    return _ask_daemon(running, method, target)
 
 
 def _become_owner(folder: Path) -> None:
@@ -86,14 +90,17 @@ def _become_owner(folder: Path) -> None:
         os.seteuid(owner.st_uid)
 
 
-def _ask_daemon(path: Path, method: str, target: str) -> Answer:
-    connection = _LocalConnection(path)
+def _ask_daemon(running: Note, method: str, target: str) -> Answer:
+    connection = _LocalConnection(Path(running.control))
     try:
         connection.request(method, target)
         response = connection.getresponse()
         return Answer(response.status, response.read())
     except (OSError, http.client.HTTPException) as error:
-        raise ControlError(f"the running registry does not answer at {path}: {error}") from error
+        raise ControlError(
+            f"the registry (process {running.pid}) does not answer at {running.control}, perhaps"
+            f" because it is stopping: {error}"
+        ) from error
     finally:
         connection.close()
 

@@ -3,6 +3,7 @@
 Whatever cannot be opened is one sentence for the operator; nothing is left open behind it.
 """
 
+import hashlib
 import os
 import sqlite3
 from contextlib import suppress
@@ -34,7 +35,7 @@ def in_use(settings: Settings, note: Note | None) -> str:
 class DataFolder:
     """The data folder, locked: its blobs and its records.
 
-    Raises SettingsError. Before `release`, the database is to be closed.
+    Raises SettingsError. The database is closed before `release`, except where all ends anyway.
     """
 
     def __init__(self, settings: Settings, source: Path) -> None:
@@ -79,19 +80,31 @@ class Parts:
         self.folder = DataFolder(settings, source)
         self.sockets = Sockets()
         try:
+            self._open(settings, source)
+        except BaseException:
+            self.sockets.close()
+            self.folder.database.close()
+            self.folder.release()
+            raise
+
+    def _open(self, settings: Settings, source: Path) -> None:
+        try:
             self.authority: Authority | None = firststart.authority(settings)
             self.certificates = firststart.certificates(settings, self.authority)
             firststart.administrator(settings)
             self.tls = tls_context(settings, self.certificates)
-            self.control_path = _control_path(settings)
-            self.control = bind_path(self.control_path)
-            self.sockets = preflight.open_sockets(settings, source)
         except (CertificateError, AccountError, OSError) as error:
-            self._abandon()
             raise SettingsError([f"{source}: {error}."]) from error
+        self.sockets = preflight.open_sockets(settings, source)
         if self.sockets.faults:
-            self._abandon()
             raise SettingsError(self.sockets.faults)
+        self.control_path = control_path(settings)
+        try:
+            self.control = bind_path(self.control_path)
+        except OSError as error:
+            raise SettingsError(
+                [f"the control socket {self.control_path} cannot be made: {error.strerror}."]
+            ) from error
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -99,14 +112,17 @@ class Parts:
             self.control_path.unlink(missing_ok=True)
         self.folder.release()
 
-    def _abandon(self) -> None:
-        self.sockets.close()
-        self.folder.release()
 
+def control_path(settings: Settings) -> Path:
+    """Where commands find a running daemon: below /run where systemd made a place for it there.
 
-def _control_path(settings: Settings) -> Path:
-    """Where commands find a running daemon: below /run where systemd made a place for it there."""
-    return Path(os.environ.get("RUNTIME_DIRECTORY") or settings.data) / "control.sock"
+    Other registries may have the same place, so the name there tells which data folder is meant.
+    """
+    place = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if not place:
+        return settings.data / "control.sock"
+    mark = hashlib.sha256(os.fsencode(settings.data.resolve())).hexdigest()[:16]
+    return Path(place) / f"control-{mark}.sock"
 
 
 def tls_context(settings: Settings, certificates: list[Certificate]) -> TlsContext | None:

@@ -118,6 +118,8 @@ def _reason_to_ignore(name: bytes, colon: bytes, value: bytes, known: dict[str, 
         return "its name is not UTF-8"
     if len(account) > _NAME_MAX or not account.isprintable():
         return "its name is too long or has unprintable characters"
+    if account.startswith("("):
+        return f"no account is called {account}: such names are the registry's own"
     if account in known:
         return f"{account} stands in an earlier line already"
     shape = _HASH.fullmatch(value)

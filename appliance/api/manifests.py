@@ -77,7 +77,7 @@ class RepositoryResource:
         self._manifests = manifests
 
     async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
-        """Answer 202 once nothing of the repository is left."""
+        """Answer 202 once nothing is left of it; what is on its way into it may still arrive."""
         await self._manifests.delete_repository(route.name)
         await exchange.answer(202)
 

@@ -132,6 +132,12 @@ class Database:
         """Finish what is queued, then close."""
         self._queue.put(None)
         await work.disk(self._thread.join)
+        self.close()
+
+    def close(self) -> None:
+        """Close likewise where no loop runs."""
+        self._queue.put(None)
+        self._thread.join()
         self._reader.close()
         self._writer.close()
 

@@ -93,10 +93,6 @@ STEPS = (
         UPDATE repository SET manifests = manifests + 1 WHERE id = new.repository;
     END;
 
-    CREATE TRIGGER manifest_removed AFTER DELETE ON manifest BEGIN
-        UPDATE repository SET manifests = manifests - 1 WHERE id = old.repository;
-    END;
-
     CREATE INDEX link_blob ON link (blob);
 
     CREATE TABLE absent (
@@ -108,6 +104,21 @@ STEPS = (
     ) STRICT, WITHOUT ROWID;
 
     CREATE INDEX absent_manifest ON absent (repository, manifest);
+
+    CREATE TRIGGER manifest_removed AFTER DELETE ON manifest BEGIN
+        UPDATE repository SET manifests = manifests - 1 WHERE id = old.repository;
+
+        INSERT OR IGNORE INTO absent (repository, digest, manifest)
+        SELECT edge.repository, blob.digest, edge.manifest
+        FROM edge JOIN blob ON blob.id = edge.target
+        WHERE edge.repository = old.repository AND edge.target = old.blob
+        AND NOT EXISTS
+            (SELECT 1 FROM link WHERE repository = old.repository AND blob = old.blob);
+
+        DELETE FROM edge WHERE repository = old.repository AND target = old.blob
+        AND NOT EXISTS
+            (SELECT 1 FROM link WHERE repository = old.repository AND blob = old.blob);
+    END;
     """,
 )
 

@@ -20,7 +20,7 @@ def ls(name: str | None, file: Path | None) -> None:
     """List the repositories, or the tags of the repository NAME."""
     settings, source = read(file), file or DEFAULT_FILE
     kind = "repositories" if name is None else "tags"
-    target = "/v2/_catalog" if name is None else f"/v2/{_parse(name)[0]}/tags/list"
+    target = "/v2/_catalog" if name is None else f"/v2/{_name(name)}/tags/list"
     last = ""
     while True:
         asked = f"{target}?{urlencode({'n': PAGE_MAX, 'last': last})}"
@@ -41,16 +41,18 @@ def rm(what: str, yes: bool, file: Path | None) -> None:
 
     NAME:TAG removes that tag alone, NAME@DIGEST the manifest with all its tags, NAME everything in
     that repository. A running registry answers accordingly at once; one that is stopped is changed
-    where it lies. Blobs that nobody refers to any more are freed by the next sweep.
+    where it lies. The files of blobs stay on the disk.
     """
     settings, source = read(file), file or DEFAULT_FILE
     name, reference = _parse(what)
     if reference:
         ask(settings, source, "DELETE", f"/v2/{name}/manifests/{reference}").document()
     else:
-        found = ask(settings, source, "GET", f"/v2/{name}/tags/list?n={_SHOWN}").document()["tags"]
         if not yes:
-            click.confirm(_question(name, found), abort=True)
+            listed = ask(settings, source, "GET", f"/v2/{name}/tags/list?n={_SHOWN}")
+            # One that holds nothing but blobs yet is not listed, but can be removed.
+            tags = [] if listed.status == 404 else listed.document()["tags"]
+            click.confirm(_question(name, tags), abort=True)
         ask(settings, source, "DELETE", f"/v2/{name}/").document()
     click.echo(f"{what} is removed.")
 
@@ -74,6 +76,13 @@ def _parse(what: str) -> tuple[str, str]:
     if not at:
         name, at, reference = what.partition(":")
     try:
-        return parse_name(name), str(parse_reference(reference)) if at else ""
+        return _name(name), str(parse_reference(reference)) if at else ""
     except RegistryError as error:
         raise ControlError(f"{what}: {error.message}") from None
+
+
+def _name(text: str) -> str:
+    try:
+        return parse_name(text)
+    except RegistryError as error:
+        raise ControlError(f"{text}: {error.message}") from None

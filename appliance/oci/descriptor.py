@@ -8,13 +8,14 @@ from appliance.oci.digest import Digest
 class RawPlatform(msgspec.Struct):
     """What an entry of an index says it runs on."""
 
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
+    # null is what other languages write for what is not there
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
 
     def __str__(self) -> str:
-        parts = (self.os, self.architecture, self.variant)
-        return "/".join(parts if self.variant else parts[:2])
+        named = f"{self.os or ''}/{self.architecture or ''}"
+        return f"{named}/{self.variant}" if self.variant else named
 
 
 class RawDescriptor(msgspec.Struct, rename="camel"):
@@ -25,6 +26,11 @@ class RawDescriptor(msgspec.Struct, rename="camel"):
     size: int
     artifact_type: str | None = None
     urls: list[str] | None = None
+
+
+class RawEntry(RawDescriptor, rename="camel"):
+    """An entry of an index."""
+
     platform: RawPlatform | None = None
 
 

@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 
 import msgspec
+from msgspec import structs
 
-from appliance.oci.descriptor import Descriptor, RawDescriptor, RawPlatform, ReferrerDescriptor
+from appliance.oci.descriptor import Descriptor, RawDescriptor, RawEntry, ReferrerDescriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import MANIFEST_INVALID
 from appliance.oci.mediatypes import (
@@ -34,7 +35,7 @@ class _Document(msgspec.Struct, rename="camel"):
     config: RawDescriptor | None = None
     # null is what Go programs write for a list without entries
     layers: list[RawDescriptor] | msgspec.UnsetType | None = msgspec.UNSET
-    manifests: list[RawDescriptor] | msgspec.UnsetType | None = msgspec.UNSET
+    manifests: list[RawEntry] | msgspec.UnsetType | None = msgspec.UNSET
     blobs: list[RawDescriptor] | None = None
     subject: RawDescriptor | None = None
     annotations: dict[str, str] | None = None
@@ -44,7 +45,8 @@ _MEDIA_TYPE = re.compile(r"[!#$&^_.+A-Za-z0-9-]{1,127}/[!#$&^_.+A-Za-z0-9-]{1,12
 _SCHEMA_1 = "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
 _DECODER = msgspec.json.Decoder(_Document)
 _FIELDS = frozenset(_Document.__struct_encode_fields__)
-_FOLDED = {name.lower(): name for name in _FIELDS}
+_FOLDED = {name.casefold(): name for name in _FIELDS}
+_COLONS_MAX = 1 << 16  # more of them take long to decode, and no manifest has as many fields
 
 
 REFERENCES_MAX = 2000
@@ -110,6 +112,8 @@ def parse_manifest(content: bytes, content_type: str | None) -> Manifest:
 
 
 def _decode(content: bytes) -> _Document:
+    if content.count(b":") > _COLONS_MAX:
+        raise MANIFEST_INVALID.error("the manifest has too many fields")
     try:
         content.decode()  # the decoder skips what it does not know without looking at the encoding
         document = _DECODER.decode(content)
@@ -122,9 +126,10 @@ def _decode(content: bytes) -> _Document:
         raise MANIFEST_INVALID.error("the manifest nests too deeply") from None
     for name in names.keys() - _FIELDS:
         # Clients written in Go take such a field for the one it resembles, others do not.
-        if name.lower() in _FOLDED:
+        if name.casefold() in _FOLDED:
             raise MANIFEST_INVALID.error(
-                f"the manifest's field {name!r} differs from {_FOLDED[name.lower()]} in case only"
+                f"the manifest's field {name!r} differs from {_FOLDED[name.casefold()]}"
+                " in case only"
             )
     return document
 
@@ -154,7 +159,7 @@ def _index(document: _Document, media_type: str) -> Manifest:
     return Manifest(
         media_type=media_type,
         blobs=(),
-        manifests=tuple(_read(entry, entry.platform) for entry in document.manifests or ()),
+        manifests=tuple(map(_read_entry, document.manifests or ())),
         subject=_subject(document),
         artifact_type=document.artifact_type or None,
         annotations=document.annotations,
@@ -192,8 +197,11 @@ def _subject(document: _Document) -> Descriptor | None:
     return None if document.subject is None else _read(document.subject)
 
 
-def _read(raw: RawDescriptor, platform: RawPlatform | None = None) -> Descriptor:
+def _read_entry(raw: RawEntry) -> Descriptor:
+    return structs.replace(_read(raw), platform=str(raw.platform or ""))
+
+
+def _read(raw: RawDescriptor) -> Descriptor:
     if raw.size < 0:
         raise MANIFEST_INVALID.error(f"the size of {raw.digest[:100]} is negative")
-    stated = str(platform) if platform is not None else ""
-    return Descriptor(raw.media_type, Digest.parse(raw.digest), raw.size, stated)
+    return Descriptor(raw.media_type, Digest.parse(raw.digest), raw.size)

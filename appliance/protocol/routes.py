@@ -97,6 +97,9 @@ class Route:
     """The path's last segment where it varies: a reference, a digest or a session id."""
 
 
+_Located = tuple[Resource, str | None, str]
+
+
 def is_private(raw_path: bytes) -> bool:
     """Tell whether a path lies under `/v2/`, where even errors are only for accounts."""
     return unquote_to_bytes(raw_path).lstrip(b"/").lower().startswith(b"v2")
@@ -112,12 +115,15 @@ def resolve(method: str, raw_path: bytes) -> Route:
 
 
 def _resolve(method: str, raw_path: bytes) -> Route:
-    resource, name, tail = _locate(_segments(raw_path))
-    methods = ACTIONS[resource]
+    segments = _segments(raw_path)
     meant = "GET" if method == "HEAD" else method
-    if resource is Resource.REPOSITORY and not (meant in methods and raw_path.endswith(b"/")):
-        # Any path that names nothing else reads like one; the slash says that it is meant.
-        raise PATH_UNKNOWN.error()
+    if meant == "DELETE" and raw_path.endswith(b"/") and _in_repository(segments):
+        # The slash says that the whole repository is meant, whatever words its name ends with.
+        located: _Located = Resource.REPOSITORY, "/".join(segments[1:]), ""
+    else:
+        located = _locate(segments)
+    resource, name, tail = located
+    methods = ACTIONS[resource]
     if meant not in methods:
         allowed = ", ".join(("HEAD", *methods) if "GET" in methods else methods)
         raise METHOD_UNSUPPORTED.error(
@@ -131,6 +137,10 @@ def _resolve(method: str, raw_path: bytes) -> Route:
 _recent = lru_cache(maxsize=4096)(_resolve)
 _RECENT_MAX = 512
 """Bytes of a path that is remembered; longer ones would make the memory of strangers' size."""
+
+
+def _in_repository(segments: tuple[str, ...]) -> bool:
+    return len(segments) > 1 and segments[0] == "v2"
 
 
 def _segments(raw_path: bytes) -> tuple[str, ...]:
@@ -147,7 +157,7 @@ def _segments(raw_path: bytes) -> tuple[str, ...]:
     return segments
 
 
-def _locate(segments: tuple[str, ...]) -> tuple[Resource, str | None, str]:
+def _locate(segments: tuple[str, ...]) -> _Located:
     fixed = _FIXED.get(segments)
     if fixed is not None:
         return fixed, None, ""
@@ -165,8 +175,6 @@ def _locate(segments: tuple[str, ...]) -> tuple[Resource, str | None, str]:
                 return Resource.UPLOAD, "/".join(name), session_id
             case (*name, "blobs", digest) if name:
                 return Resource.BLOB, "/".join(name), digest
-            case name if name:
-                return Resource.REPOSITORY, "/".join(name), ""
             case _:
                 pass
     raise PATH_UNKNOWN.error()

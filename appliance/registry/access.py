@@ -48,7 +48,7 @@ class OperatorGate:
     """The gate where only the operator can come: whoever is there may do anything."""
 
     async def authenticate(self, authorization: Sequence[bytes]) -> Account:
-        """Take whoever asks for the operator, a name that no password file can have."""
+        """Take whoever asks for the operator, whose name no password file may give to anybody."""
         return Account("(operator)", claimed=False)
 
     def check(self, account: Account, action: Action | None, repository: str) -> None:

@@ -15,7 +15,7 @@ from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import DIGEST_INVALID, MANIFEST_UNKNOWN, NAME_UNKNOWN
 from appliance.oci.manifest import Manifest, StoredManifest, parse_manifest
-from appliance.protocol.paging import Page
+from appliance.protocol.paging import PAGE_MAX, Page
 from appliance.registry.ports import BlobStore, ManifestRecords
 from appliance.registry.recent import Recent
 
@@ -35,8 +35,8 @@ class Manifests:
     def require(self, platforms: Sequence[str]) -> None:
         """Say which entries of an index must be there when it is pushed: patterns of platforms.
 
-        A platform reads `os/architecture` or `os/architecture/variant`; an entry without one is
-        matched by `*` alone.
+        A platform reads `os/architecture` or `os/architecture/variant`; a pattern without a variant
+        matches all of them, and an entry without a platform is matched by `*` alone.
         """
         self._required = platforms
 
@@ -91,11 +91,13 @@ class Manifests:
         return digest, manifest
 
     def _optional(self, manifest: Manifest) -> frozenset[Digest]:
-        return frozenset(
-            listed.digest
-            for listed in manifest.manifests
-            if not any(fnmatchcase(listed.platform, pattern) for pattern in self._required)
-        )
+        listed = {entry.digest for entry in manifest.manifests}
+        required = {
+            entry.digest
+            for entry in manifest.manifests
+            if any(_matches(entry.platform, pattern) for pattern in self._required)
+        }
+        return frozenset(listed - required)
 
     async def delete(self, repository: str, reference: Digest | str) -> None:
         """Remove a tag alone, or a manifest with all its tags; raises MANIFEST_UNKNOWN."""
@@ -121,10 +123,12 @@ class Manifests:
         """List a page of those repositories that are visible, and tell whether more follow."""
         names: list[str] = []
         last, more = page.last, bool(page.limit)
+        batch = page.limit + 1
         while more and len(names) <= page.limit:
-            found = await self._records.repositories(last, page.limit + 1)
+            found = await self._records.repositories(last, batch)
             names += filter(visible, found)
-            more = len(found) > page.limit
+            more = len(found) == batch
+            batch = PAGE_MAX  # few are visible: look through the rest in larger steps
             last = found[-1] if found else last
             await trio.lowlevel.checkpoint()
         return names[: page.limit], len(names) > page.limit
@@ -136,3 +140,7 @@ class Manifests:
         return await self._records.referrers(
             repository, subject, artifact_type, page.last, page.limit
         )
+
+
+def _matches(platform: str, pattern: str) -> bool:
+    return fnmatchcase(platform, pattern) or fnmatchcase(platform, f"{pattern}/*")

@@ -47,5 +47,7 @@ def _sentence(room: tuple[int, int] | None) -> str | None:
 
 
 def _amount(size: int) -> str:
-    power = min(int(math.log(size, 1024)), len(_UNITS) - 1) if size else 0
-    return f"{size / 1024**power:.3g} {_UNITS[power]}"
+    amount, power = float(size), 0
+    while amount >= 1000 and power < len(_UNITS) - 1:
+        amount, power = amount / 1024, power + 1
+    return f"{amount:.3g} {_UNITS[power]}"

@@ -234,9 +234,9 @@ class Connections:
             self._served.discard(connection)
 
 
-def _host_and_port(address: tuple[str, int] | str) -> tuple[str, int]:
+def _host_and_port(address: tuple[str, int] | str | bytes) -> tuple[str, int]:
     """Reduce what a socket says of an end; those in the file system have no such address."""
-    return ("", 0) if isinstance(address, str) else address[:2]
+    return address[:2] if isinstance(address, tuple) else ("", 0)
 
 
 def _load_http2() -> "type[Http2Connection]":

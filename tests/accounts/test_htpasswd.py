@@ -142,6 +142,7 @@ def test_a_line_may_end_as_it_likes(ending: bytes) -> None:
         (b"a" * 256 + b":" + HASH, "too long or has unprintable"),
         (b"a\x07b:" + HASH, "too long or has unprintable"),
         (b"a\x00b:" + HASH, "too long or has unprintable"),
+        (b"(operator):" + HASH, "such names are the registry's own"),
         (b"bob:" + HASH, "bob stands in an earlier line already"),
     ],
 )

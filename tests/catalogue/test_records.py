@@ -659,6 +659,30 @@ async def test_an_index_refers_to_a_manifest_as_soon_as_that_arrives(
     assert (count(database, "absent"), count(database, "edge")) == (0, 1)
 
 
+async def test_an_index_lacks_what_was_deleted_and_has_it_when_it_comes_back(
+    catalogue: Catalogue, database: Database
+) -> None:
+    digest = await put(catalogue, HERE, MANIFEST)
+    await put(catalogue, HERE, INDEX, manifest(manifests=[MANIFEST], media_type=OCI_INDEX))
+    for _ in range(2):
+        assert (count(database, "absent"), count(database, "edge")) == (0, 1)
+        await catalogue.delete_manifest(HERE, digest)
+        assert (count(database, "absent"), count(database, "edge")) == (1, 0)
+        await put(catalogue, HERE, MANIFEST)
+
+
+async def test_a_layer_that_was_a_manifest_too_stays_referred_to(
+    catalogue: Catalogue, database: Database
+) -> None:
+    await link(catalogue, HERE, MANIFEST)
+    digest = await put(catalogue, HERE, MANIFEST)
+    await put(catalogue, HERE, b"image", manifest(MANIFEST))
+    await catalogue.delete_manifest(HERE, digest)
+    assert (count(database, "absent"), count(database, "edge")) == (0, 1)
+    with refused(METHOD_UNSUPPORTED):
+        await catalogue.unlink(HERE, digest)
+
+
 async def test_what_an_index_lacks_is_forgotten_with_it(
     catalogue: Catalogue, database: Database
 ) -> None:

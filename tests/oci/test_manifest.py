@@ -475,12 +475,29 @@ def test_a_damaged_image_parses_or_is_refused(data: st.DataObject) -> None:
     parses_or_is_refused(bytes(content), OCI_MANIFEST)
 
 
+@pytest.mark.parametrize("platform", ["linux/amd64", {"os": 1}, [1]])
+def test_a_platform_matters_in_an_index_only(platform: object) -> None:
+    assert parse(image(config={**CONFIG, "platform": platform})) == parse(image())
+    entry = descriptor(b"image", OCI_MANIFEST, platform=platform)
+    with refused(MANIFEST_INVALID, "platform"):
+        parse({"manifests": [entry]}, OCI_INDEX)
+
+
+def test_a_manifest_of_very_many_fields_is_refused() -> None:
+    many = {f"field{number}": 0 for number in range(70_000)}
+    with refused(MANIFEST_INVALID, "too many fields"):
+        parse(image(**many))
+    assert parse(image(**dict([*many.items()][:60_000]))) == parse(image())
+
+
 def test_an_empty_artifact_type_is_none() -> None:
     assert parse(image(artifactType="")).artifact_type == CONFIG["mediaType"]
     assert parse({"manifests": [], "artifactType": ""}, OCI_INDEX).artifact_type is None
 
 
-@pytest.mark.parametrize("name", ["Layers", "CONFIG", "mediatype", "ArtifactType", "Subject"])
+@pytest.mark.parametrize(
+    "name", ["Layers", "CONFIG", "mediatype", "ArtifactType", "Subject", "layer\u017f"]
+)
 def test_a_field_that_differs_in_case_only_is_refused(name: str) -> None:
     with refused(MANIFEST_INVALID, "in case only"):
         parse(image(**{name: None}))
@@ -492,6 +509,8 @@ def test_a_field_that_differs_in_case_only_is_refused(name: str) -> None:
         ({"os": "linux", "architecture": "amd64"}, "linux/amd64"),
         ({"os": "linux", "architecture": "arm", "variant": "v7"}, "linux/arm/v7"),
         ({"os": "windows", "architecture": "amd64", "os.version": "10"}, "windows/amd64"),
+        ({"os": "linux", "architecture": "arm", "variant": None}, "linux/arm"),
+        ({}, "/"),
         (None, ""),
     ],
 )

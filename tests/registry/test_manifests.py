@@ -371,6 +371,33 @@ async def test_an_index_may_lack_platforms_that_are_not_required(
         assert (await manifests.find(HERE, "latest")).descriptor.digest == digest
 
 
+async def test_a_platform_without_a_variant_stands_for_all_of_them(manifests: Manifests) -> None:
+    manifests.require(["linux/arm64"])
+    with refused(MANIFEST_BLOB_UNKNOWN):
+        await manifests.put(HERE, "latest", lacking(("linux", "arm64", "v8")), OCI_INDEX)
+    await manifests.put(HERE, "latest", lacking(("linux", "arm", "v8")), OCI_INDEX)
+
+
+async def test_what_is_listed_twice_is_required_if_it_is_once(manifests: Manifests) -> None:
+    manifests.require(["linux/amd64"])
+    twice = lacking(("linux", "amd64", ""), ("linux", "s390x", ""))
+    with refused(MANIFEST_BLOB_UNKNOWN):
+        await manifests.put(HERE, "latest", twice, OCI_INDEX)
+
+
+def lacking(*platforms: tuple[str, str, str]) -> bytes:
+    """An index that lists one manifest, which nobody has pushed, for some platforms."""
+    names = ("os", "architecture", "variant")
+    entries = [
+        {
+            **descriptor(b"never pushed", OCI_MANIFEST),
+            "platform": dict(zip(names, one, strict=True)),
+        }
+        for one in platforms
+    ]
+    return json.dumps({"mediaType": OCI_INDEX, "manifests": entries}).encode()
+
+
 async def test_a_push_by_digest_sets_any_number_of_tags(manifests: Manifests) -> None:
     digest, _ = await manifests.put(
         HERE, Digest.of(image()), image(), OCI_MANIFEST, tags=["1", "1.2", "latest"]

@@ -56,5 +56,11 @@ async def test_it_is_answered_though_there_is_no_room_for_anybody_else(tmp_path:
             async with Client(stream, stream.socket) as operator:
                 await operator.send(GET)
                 assert (await operator.answer()).body == b"(('', 0), ('', 0), 'http')"
+            named = trio.socket.socket(trio.socket.AF_UNIX)
+            await named.bind(f"\0{tmp_path}")  # an address that no file stands for
+            await named.connect(str(tmp_path / "socket"))
+            async with Client(trio.SocketStream(named), named) as operator:
+                await operator.send(GET)
+                assert (await operator.answer()).body == b"(('', 0), ('', 0), 'http')"
         connections.close()
         connections.abort()

@@ -107,6 +107,39 @@ def test_the_socket_is_for_its_owner_and_goes_with_the_daemon(daemon: Daemon) ->
     assert not path.exists()
 
 
+def test_registries_that_share_a_place_below_run_are_told_apart(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    place.mkdir()
+    with_place = ("env", f"RUNTIME_DIRECTORY={place}")
+    with (
+        running(tmp_path / "one", prefix=with_place) as one,
+        running(tmp_path / "two", prefix=with_place) as two,
+    ):
+        for registry in (one, two):
+            registry.client().put_manifest("demo/app", "1", INDEX).expect(201)
+        assert one.command("rm", "demo/app:1").returncode == 0
+        assert (tags(one, "demo/app"), tags(two, "demo/app")) == ([], ["1"])
+    assert not list(place.iterdir())
+
+
+def test_a_name_that_reads_like_something_else_is_still_a_name(daemon: Daemon) -> None:
+    client = daemon.client()
+    for name in ("demo/app/manifests/1", "demo/app/blobs/uploads"):
+        client.put_manifest(name, "tag", INDEX).expect(201)
+        assert daemon.command("rm", "--yes", name).returncode == 0
+        assert tags(daemon, name) is None
+    assert tags(daemon, "demo/app") == list(TAGS)
+
+
+def test_a_repository_of_blobs_alone_is_removed(daemon: Daemon) -> None:
+    digest = daemon.client().push_blob("only/blobs", b"a blob")
+    ran = daemon.command("rm", "only/blobs", given="y\n")
+    assert ran.returncode == 0
+    assert "only/blobs has no tags. Remove all that is in it?" in ran.stdout
+    assert daemon.client().request("HEAD", f"/v2/only/blobs/blobs/{digest}").status == 404
+    assert daemon.command("rm", "--yes", "only/blobs").returncode == 2
+
+
 def test_a_crash_leaves_a_socket_that_is_in_nobodys_way(daemon: Daemon) -> None:
     daemon.kill()
     assert (daemon.storage / "control.sock").exists()
