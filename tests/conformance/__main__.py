@@ -12,7 +12,7 @@ from typing import NoReturn
 import httpx2
 import pytest
 
-from tests.conformance.clauses import VERSIONS
+from tests.conformance.clause import VERSIONS
 from tests.conformance.client import Target, connected
 from tests.conformance.results import FOLDER, PLUGIN, Results, chosen, comparison, listing
 
@@ -45,7 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("url", nargs="?", metavar="URL", help="the registry, as https://HOST[:PORT]")
-    add("--user", metavar="NAME", help="the account to log in as; it must be allowed to delete")
+    add(
+        "--user",
+        metavar="NAME",
+        help="the account to log in as (Basic, no tokens); it must be allowed to delete",
+    )
     add(
         "--password-file",
         type=Path,

@@ -30,6 +30,9 @@ _PATH_MAX = 100
 
 Body = bytes | Iterable[bytes] | None
 Query = Sequence[tuple[str, str]]
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+
+_USUAL = {"Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Registry:
         self._base = str(httpx2.URL(target.url)).rstrip("/")
         self._version = "HTTP/2" if target.http2 else "HTTP/1.1"
         pair = f"{target.user}:{target.password}".encode()
-        self._login = f"Basic {b64encode(pair).decode()}" if target.user is not None else None
+        self.login = f"Basic {b64encode(pair).decode()}" if target.user is not None else None
 
     @property
     def host(self) -> str:
@@ -118,7 +121,7 @@ class Registry:
         url: str,
         *,
         query: Query = (),
-        headers: Mapping[str, str] | None = None,
+        headers: Headers = (),
         body: Body = None,
     ) -> Answer:
         """Send one request; a body of several pieces goes without an announced length.
@@ -128,11 +131,13 @@ class Registry:
         target = self._base + url if url.startswith("/") else url
         if query:
             target += f"{'&' if '?' in target else '?'}{urlencode(query)}"
-        sent = {"Accept": "*/*", "Accept-Encoding": "identity"} | dict(headers or {})
-        if self._login is not None and self._owns(target):
-            sent["Authorization"] = self._login
-        # Downloads may be redirected to wherever the registry keeps its blobs.
-        follows = method in {"GET", "HEAD"}
+        given = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+        named = {name for name, _ in given}
+        sent = [(name, value) for name, value in _USUAL.items() if name not in named] + given
+        if self.login is not None and self._owns(target):
+            sent.append(("Authorization", self.login))
+        # Any answer may be a redirect; but what was made for one sending cannot be sent again.
+        follows = body is None or isinstance(body, bytes)
         request = self._client.build_request(method, target, headers=sent, content=body)
         response = self._client.send(request, stream=True, follow_redirects=follows)
         try:
@@ -143,7 +148,7 @@ class Registry:
         if self._owns(str(response.url)):
             spoken = response.http_version
             assert spoken == self._version, f"{asked}: answered over {spoken}"
-        return Answer(asked, target, response.status_code, response.headers, content)
+        return Answer(asked, str(response.url), response.status_code, response.headers, content)
 
     def _owns(self, url: str) -> bool:
         """Tell whether a URL is the registry's own, however its port is written."""

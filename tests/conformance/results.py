@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.conformance.clauses import CLAUSES, Clause, Version, named_by
+from tests.conformance.clause import Clause, Version
+from tests.conformance.clauses import CLAUSES, named_by
 from tests.conformance.client import Target
 
 PLUGIN = "conformance"
@@ -96,8 +97,8 @@ def listing(clauses: Sequence[Clause]) -> str:
     for section, several in by_section(clauses).items():
         lines += ["", section]
         for one in several:
-            since = "" if one.since == "1.1" else f" (since {one.since})"
-            lines.append(f"  {one.level:<11}{one.sentence}{since}  [{one.id}]")
+            said = "" if one.said == "1.1" else f" ({one.said})"
+            lines.append(f"  {one.level:<11}{one.sentence}{said}  [{one.id}]")
             lines += [f"  {'':<11}  {test}" for test in tests.get(one.id, ())]
     return "\n".join(lines[1:])
 

@@ -107,6 +107,7 @@ def test_what_is_not_there_cannot_be_deleted(repository: Repository) -> None:
     repository.delete(absent()["digest"]).expect(404)
     repository.delete(content.digest()).expect(202)
     repository.delete(content.digest()).expect(404)
+    repository.delete("tag").expect(404, 400, 405)
 
 
 @clause("manifest-delete-disabled")

@@ -15,7 +15,7 @@ def refused(answer: Answer, way: str) -> None:
     answer.expect(*((400, 202) if way == "single POST" else (400,)))
 
 
-@clause("digest-mismatch")
+@clause("digest-mismatch", "wrong-digest-400")
 @every_way
 def test_content_of_another_digest_is_refused(repository: Repository, way: str) -> None:
     data, another = unique(3000), unique(3000)
@@ -31,6 +31,25 @@ def test_content_of_another_digest_of_sha512_is_refused(repository: Repository, 
     digest = digest_of(unique(3000), "sha512")
     refused(WAYS[way](repository, unique(3000), digest, "sha512"), way)
     repository.head_blob(digest).expect(404)
+
+
+@clause("digest-said")
+@every_way
+def test_a_blob_is_stored_under_the_digest_that_is_said(repository: Repository, way: str) -> None:
+    data = unique(3000)
+    answer = WAYS[way](repository, data, digest_of(data), None)
+    answer.expect(*((201, 202) if way == "single POST" else (201,)))
+    if answer.status == 201:
+        assert answer.header("Docker-Content-Digest") == digest_of(data)
+
+
+@clause("sha512-header")
+@every_way
+def test_what_is_pushed_by_sha512_is_stored_under_it(repository: Repository, way: str) -> None:
+    data = unique(3000)
+    digest = digest_of(data, "sha512")
+    answer = WAYS[way](repository, data, digest, "sha512").expect(201)
+    assert answer.header("Docker-Content-Digest") == digest
 
 
 @clause("digest-malformed")

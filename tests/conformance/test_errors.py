@@ -3,13 +3,24 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx2
 import pytest
 
 from tests.conformance.clauses import clause
-from tests.conformance.client import Answer, Repository
-from tests.conformance.content import Content, absent, broken, digest_of, unique
+from tests.conformance.client import Answer, Repository, connected
+from tests.conformance.content import (
+    CONFIG,
+    IMAGE,
+    OCTETS,
+    Content,
+    absent,
+    broken,
+    digest_of,
+    manifest,
+    unique,
+)
 
 _CODES = {
     "BLOB_UNKNOWN",
@@ -91,6 +102,23 @@ def chunk_out_of_order(repository: Repository) -> Answer:
     return repository.chunk(upload.location, unique(upload.piece), 7)
 
 
+def chunk_of_another_size(repository: Repository) -> Answer:
+    upload = repository.start()
+    headers = {"Content-Type": OCTETS, "Content-Range": f"0-{upload.piece}"}
+    data = unique(upload.piece)
+    return repository.registry.ask("PATCH", upload.location, headers=headers, body=data)
+
+
+def missing_content(repository: Repository) -> Answer:
+    return repository.put("tag", manifest(IMAGE, config=absent(CONFIG), layers=[]))
+
+
+def wrong_login(repository: Repository) -> Answer:
+    # A registry for everybody has nothing to refuse here.
+    with connected(replace(repository.registry.target, password="wrong")) as stranger:
+        return stranger.ask("GET", "/v2/")
+
+
 def no_number(repository: Repository) -> Answer:
     repository.push_image("tag")
     return repository.tags([("n", "many")])
@@ -119,6 +147,9 @@ FAULTS: dict[Fault, set[str]] = {
     manifest_of_no_kind: {"MANIFEST_INVALID"},
     invalid_tag: {"MANIFEST_INVALID", "TAG_INVALID"},
     chunk_out_of_order: {"BLOB_UPLOAD_INVALID"},
+    chunk_of_another_size: {"SIZE_INVALID", "BLOB_UPLOAD_INVALID"},
+    missing_content: {"MANIFEST_BLOB_UNKNOWN"},
+    wrong_login: {"UNAUTHORIZED"},
     no_number: set(),
     wrong_method: set(),
     range_beyond_the_end: set(),
@@ -158,6 +189,16 @@ def provoked(repository: Repository, fault: Fault) -> Answer | None:
     except ValueError:
         return None
     return answer
+
+
+@clause("error-json")
+@pytest.mark.parametrize(
+    "fault",
+    [missing_blob, missing_manifest, missing_tag, missing_repository],
+    ids=lambda fault: fault.__name__,
+)
+def test_what_is_missing_is_said_in_json(failed: Answer | None) -> None:
+    assert failed is not None
 
 
 @clause("error-shape")

@@ -30,6 +30,27 @@ def test_a_mount_says_where_the_blob_is(
     assert repository.registry.ask("GET", answer.location()).expect(200).body == data
 
 
+@clause("mount-digest")
+def test_a_mount_says_the_digest_of_the_blob(repository: Repository, other: Repository) -> None:
+    digest = other.push_blob(unique())
+    answer = mount(repository, digest, other.name).expect(201)
+    assert answer.header("Docker-Content-Digest") == digest
+
+
+@clause("blob-delete-only")
+def test_a_mounted_blob_is_deleted_from_one_repository_at_a_time(
+    repository: Repository, other: Repository
+) -> None:
+    data = unique()
+    digest = other.push_blob(data)
+    mount(repository, digest, other.name).expect(201)
+    other.delete_blob(digest).expect(202)
+    other.head_blob(digest).expect(404)
+    assert repository.get_blob(digest).expect(200).body == data
+    repository.delete_blob(digest).expect(202)
+    repository.head_blob(digest).expect(404)
+
+
 @clause("mount-unknown")
 def test_a_blob_that_is_not_there_may_be_sent_instead(
     repository: Repository, other: Repository

@@ -4,7 +4,17 @@ import pytest
 
 from tests.conformance.clauses import by_algorithm, clause
 from tests.conformance.client import Registry, Repository
-from tests.conformance.content import absent, config, digest_of, image, layer, unique
+from tests.conformance.content import (
+    IMAGE,
+    INDEX,
+    absent,
+    config,
+    digest_of,
+    image,
+    index,
+    layer,
+    unique,
+)
 
 
 @clause("support-200")
@@ -75,6 +85,26 @@ def test_content_comes_in_any_order(repository: Repository) -> None:
     assert repository.get("tag").expect(200).body == content.data
 
 
+@clause("manifest-200")
+def test_media_types_that_are_accepted_may_come_in_several_lines(repository: Repository) -> None:
+    child = repository.push_image("image")
+    listing = index([child])
+    repository.push(listing, "index")
+    accepted = [("Accept", INDEX), ("Accept", IMAGE)]
+    for tag, content in (("image", child), ("index", listing)):
+        url = repository.url(f"manifests/{tag}")
+        answer = repository.registry.ask("GET", url, headers=accepted).expect(200)
+        assert answer.body == content.data
+
+
+@clause("manifest-length")
+def test_a_manifest_comes_with_its_size(repository: Repository) -> None:
+    content = repository.push_image("tag")
+    for reference in ("tag", content.digest()):
+        answer = repository.get(reference).expect(200)
+        assert answer.header("Content-Length") == str(len(content.data))
+
+
 @clause("manifest-digest-1.1", "manifest-digest-dev")
 def test_a_manifest_comes_with_its_digest(repository: Repository) -> None:
     content = repository.push_image("tag")
@@ -118,9 +148,21 @@ def test_a_repository_that_is_not_there_is_not_found(repository: Repository) -> 
 def test_a_blob_comes_whole(repository: Repository, algorithm: str, size: int) -> None:
     data = unique(size)
     digest = repository.push_blob(data, algorithm)
-    answer = repository.get_blob(digest).expect(200)
-    assert answer.body == data
-    assert answer.headers.get("Content-Length", str(size)) == str(size)
+    assert repository.get_blob(digest).expect(200).body == data
+
+
+@clause("blob-length")
+@pytest.mark.parametrize("size", [0, 2, 70_000])
+def test_a_blob_comes_with_its_size(repository: Repository, size: int) -> None:
+    answer = repository.get_blob(repository.push_blob(unique(size))).expect(200)
+    assert answer.header("Content-Length") == str(size)
+
+
+@clause("sha512-header")
+def test_a_blob_asked_for_by_sha512_comes_with_that_digest(repository: Repository) -> None:
+    digest = repository.push_blob(unique(), "sha512")
+    for answer in (repository.head_blob(digest), repository.get_blob(digest)):
+        assert answer.expect(200).header("Docker-Content-Digest") == digest
 
 
 @clause("blob-digest-1.1", "blob-digest-dev")

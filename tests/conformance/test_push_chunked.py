@@ -1,5 +1,7 @@
 """Blobs in chunks: their order, where a session stands, and its end."""
 
+import re
+
 import pytest
 
 from tests.conformance.clauses import by_algorithm, clause
@@ -81,9 +83,13 @@ def test_a_final_chunk_out_of_order_is_refused(repository: Repository, offset: i
 
 
 @clause("chunk-recovery")
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("stray", [0, 1, 2])
-def test_after_a_chunk_out_of_order_the_upload_goes_on(repository: Repository, stray: int) -> None:
-    upload = repository.start()
+def test_after_a_chunk_out_of_order_the_upload_goes_on(
+    repository: Repository, stray: int, algorithm: str
+) -> None:
+    announced = [] if algorithm == "sha256" else [("digest-algorithm", algorithm)]
+    upload = repository.start(announced)
     size = upload.piece
     data = unique(3 * size)
     location = repository.chunk(upload.location, data[:size], 0).expect(202).location()
@@ -92,7 +98,37 @@ def test_after_a_chunk_out_of_order_the_upload_goes_on(repository: Repository, s
     assert answer.header("Range") == f"0-{size - 1}"
     answer = repository.chunk(answer.location(), data[size : 2 * size], size).expect(202)
     answer = repository.chunk(answer.location(), data[2 * size :], 2 * size).expect(202)
-    repository.close(answer.location(), digest_of(data)).expect(201)
+    digest = digest_of(data, algorithm)
+    repository.close(answer.location(), digest).expect(201)
+    assert repository.get_blob(digest).expect(200).body == data
+
+
+@clause("chunk-recovery")
+def test_after_a_first_chunk_out_of_order_the_upload_begins_anew(repository: Repository) -> None:
+    upload = repository.start()
+    data = unique(upload.piece)
+    repository.chunk(upload.location, data, upload.piece).expect(416)
+    location = repository.status(upload.location).expect(204).location()
+    location = repository.chunk(location, data, 0).expect(202).location()
+    repository.close(location, digest_of(data)).expect(201)
+    assert repository.get_blob(digest_of(data)).expect(200).body == data
+
+
+@clause("chunk-final-any")
+@pytest.mark.parametrize("with_end", [False, True])
+@pytest.mark.parametrize("rest", [1, 5000])
+def test_the_final_chunk_may_have_any_length(
+    repository: Repository, rest: int, *, with_end: bool
+) -> None:
+    upload = repository.start()
+    size = upload.piece
+    data = unique(size + rest)
+    location = repository.chunk(upload.location, data[:size], 0).expect(202).location()
+    if with_end:
+        repository.close(location, digest_of(data), data[size:], size).expect(201)
+    else:
+        location = repository.chunk(location, data[size:], size).expect(202).location()
+        repository.close(location, digest_of(data)).expect(201)
     assert repository.get_blob(digest_of(data)).expect(200).body == data
 
 
@@ -179,6 +215,18 @@ def test_a_session_says_how_far_it_has_come(repository: Repository) -> None:
         location = repository.chunk(location, unique(size), turn * size).expect(202).location()
         stands = repository.status(location).expect(204)
         assert stands.header("Range") == f"0-{(turn + 1) * size - 1}"
+
+
+@clause("status-range")
+def test_a_session_without_a_byte_has_a_range_all_the_same(repository: Repository) -> None:
+    stands = repository.status(repository.start().location).expect(204)
+    assert re.fullmatch("0-[0-9]+", stands.header("Range"))
+
+
+@clause("cancel-404")
+def test_a_session_that_never_was_cannot_be_cancelled(repository: Repository) -> None:
+    repository.push_blob(unique())
+    repository.cancel(repository.url(_NO_SESSION)).expect(404, 400)
 
 
 @clause("session-404")

@@ -1,11 +1,20 @@
 """Whole blobs in one request, after a POST or by it alone."""
 
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 
 from tests.conformance.clauses import by_algorithm, clause
-from tests.conformance.client import Repository
+from tests.conformance.client import Repository, connected
 from tests.conformance.content import digest_of, unique
 from tests.conformance.ways import post_put, pushed, single_post
+
+_CLIENTS = 4
+_PATIENCE_SECONDS = 30
+_UUID = re.compile("[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 
 
 @clause("post-202")
@@ -23,6 +32,34 @@ def test_a_session_says_where_it_goes_on(repository: Repository) -> None:
 @clause("post-unique")
 def test_every_session_has_a_place_of_its_own(repository: Repository) -> None:
     assert len({repository.start().location for _ in range(5)}) == 5
+
+
+@clause("post-uuid")
+def test_a_session_has_a_uuid(repository: Repository) -> None:
+    assert _UUID.search(repository.start().location)
+
+
+@clause("post-concurrent")
+def test_several_clients_push_at_the_same_time(repository: Repository) -> None:
+    blobs = [unique(50_000) for _ in range(_CLIENTS)]
+    halfway = Barrier(_CLIENTS)
+
+    def halves(data: bytes) -> Iterator[bytes]:
+        yield data[: len(data) // 2]
+        # Nobody goes on before everybody has come so far.
+        halfway.wait(_PATIENCE_SECONDS)
+        yield data[len(data) // 2 :]
+
+    def push(data: bytes) -> None:
+        with connected(repository.registry.target) as registry:
+            mine = registry.repository(repository.name)
+            answer = mine.stream(mine.start().location, halves(data)).expect(202)
+            mine.close(answer.location(), digest_of(data)).expect(201)
+
+    with ThreadPoolExecutor(_CLIENTS) as clients:
+        list(clients.map(push, blobs))
+    for data in blobs:
+        assert repository.get_blob(digest_of(data)).expect(200).body == data
 
 
 @clause("post-concurrent")

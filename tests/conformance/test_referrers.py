@@ -51,6 +51,12 @@ def test_what_nothing_refers_to_is_no_error(repository: Repository, subject: Con
     repository.referrers(absent()["digest"], [("artifactType", _SBOM)]).expect(200)
 
 
+@clause("referrers-404")
+def test_a_repository_that_is_not_there_has_no_referrers(repository: Repository) -> None:
+    answer = repository.referrers(absent()["digest"]).expect(200)
+    assert answer.page_of("manifests") == []
+
+
 @clause("referrers-400")
 @pytest.mark.parametrize("digest", ["sha256:abc", "sha256:" + "Z" * 64, "latest", "a" * 64])
 def test_what_is_no_digest_is_refused(repository: Repository, digest: str) -> None:
@@ -182,18 +188,23 @@ def test_the_list_may_be_empty(repository: Repository, subject: Content) -> None
         assert answer.next_page() is None
 
 
+def push_large(repository: Repository, subject: Content, type_: str, count: int) -> set[str]:
+    """Push referrers that fill a page by two or three; their digests."""
+    large = {f"org.example.{turn}": "A" * 10_000 for turn in range(150)}
+    about: Document = {"subject": subject.descriptor()}
+    return {
+        repository.push_artifact(
+            type_, annotations=large | {"org.example.turn": str(turn)}, **about
+        ).digest()
+        for turn in range(count)
+    }
+
+
 @clause("referrers-link")
 def test_links_lead_through_what_does_not_fit_one_page(
     repository: Repository, subject: Content
 ) -> None:
-    large = {f"org.example.{turn}": "A" * 10_000 for turn in range(150)}
-    expected = set()
-    for turn in range(4):
-        annotations = large | {"org.example.turn": str(turn)}
-        artifact = repository.push_artifact(
-            _SBOM, subject=subject.descriptor(), annotations=annotations
-        )
-        expected.add(artifact.digest())
+    expected = push_large(repository, subject, _SBOM, 4)
     pages = repository.pages(repository.referrers(subject.digest()))
     found = [entry["digest"] for page in pages for entry in page.page_of("manifests")]
     assert len(found) == len(expected)
@@ -233,6 +244,18 @@ def test_a_filter_that_nothing_passes_leaves_an_empty_list(
 ) -> None:
     repository.push_artifact(_SBOM, subject=subject.descriptor())
     assert repository.all_referrers(subject.digest(), [("artifactType", _SIGNATURE)]) == []
+
+
+@clause("referrers-filter", "referrers-filter-header")
+def test_links_keep_the_filter(repository: Repository, subject: Content) -> None:
+    push_large(repository, subject, _SIGNATURE, 1)
+    expected = push_large(repository, subject, _SBOM, 4)
+    first = repository.referrers(subject.digest(), [("artifactType", _SBOM)])
+    pages = repository.pages(first)
+    found = [entry["digest"] for page in pages for entry in page.page_of("manifests")]
+    assert len(found) == len(expected)
+    assert set(found) == expected
+    assert all(page.header("OCI-Filters-Applied") == "artifactType" for page in pages)
 
 
 @clause("referrers-filter-header")

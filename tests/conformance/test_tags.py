@@ -7,6 +7,7 @@ from tests.conformance.client import Repository
 
 _TAGS = ["1", "10", "2", "a", "b", "c", "d"]
 """In order, whether or not case counts."""
+_MIXED = ["Zebra", "apple", "_x", "1.0", "1.0-rc", "1_0", "zebra", "B"]
 
 
 @pytest.fixture
@@ -36,10 +37,30 @@ def test_the_list_names_its_repository(tagged: Repository) -> None:
 
 @clause("tags-order")
 def test_the_list_is_in_order(repository: Repository) -> None:
-    tags = ["Zebra", "apple", "_x", "1.0", "1.0-rc", "1_0", "zebra", "B"]
-    repository.push_image(*tags)
+    repository.push_image(*_MIXED)
     found = repository.tags().expect(200).page_of("tags")
-    assert found in (sorted(tags), sorted(tags, key=str.lower))
+    # By their bytes, or without regard to case: the two texts do not agree on that.
+    assert found in (sorted(_MIXED), sorted(_MIXED, key=str.lower))
+
+
+@clause("tags-order")
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_pages_are_in_order(repository: Repository, number: int) -> None:
+    repository.push_image(*_MIXED)
+    whole = repository.tags().expect(200).page_of("tags")
+    found: list[str] = []
+    while page := _page(repository, number, found):
+        found += page
+        assert len(found) <= len(_MIXED)
+    assert found == whole
+
+
+def _page(repository: Repository, number: int, found: list[str]) -> list[str]:
+    """The tags after those that were found."""
+    last = [("last", found[-1])] if found else []
+    answer = repository.tags([("n", str(number)), *last]).expect(200)
+    # Where there are none, some registries have no list either.
+    return answer.page_of("tags") if answer.json()["tags"] else []
 
 
 @clause("tags-n")
@@ -58,6 +79,11 @@ def test_no_more_tags_come_than_there_are(tagged: Repository, number: str) -> No
     assert [tag for page in pages for tag in page.page_of("tags")] == _TAGS
 
 
+@clause("tags-more")
+def test_a_link_follows_where_there_are_more_tags(tagged: Repository) -> None:
+    assert tagged.tags([("n", "6")]).expect(200).next_page() is not None
+
+
 @clause("tags-link")
 @pytest.mark.parametrize("number", [1, 2, 3, 7])
 def test_the_links_lead_through_all_tags(tagged: Repository, number: int) -> None:
@@ -70,6 +96,7 @@ def test_the_links_lead_through_all_tags(tagged: Repository, number: int) -> Non
 @clause("tags-zero")
 def test_no_tags_come_where_none_were_asked_for(tagged: Repository) -> None:
     assert tagged.tags([("n", "0")]).expect(200).page_of("tags") == []
+    assert tagged.tags([("n", "0"), ("last", "a")]).expect(200).page_of("tags") == []
 
 
 @clause("tags-zero-link")
