@@ -167,8 +167,7 @@ def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> N
     findings.warnings += [
         f"{file}, line {fault.line}, is ignored: {fault.reason}." for fault in found.faults
     ]
-    weak = [sentence for name in found.hashes if (sentence := found.weakness(name))]
-    findings.warnings += [f"{file}: {sentence}." for sentence in weak]
+    findings.warnings += [f"{file}: {sentence}." for sentence in found.weaknesses.values()]
     if not found.hashes:
         findings.warnings.append(
             f"{file} has no usable account, so nobody can log in; add one: registry user add NAME."

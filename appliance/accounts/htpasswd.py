@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import bcrypt
@@ -60,16 +60,8 @@ class PasswordFile:
 
     hashes: dict[str, bytes]
     faults: tuple[Fault, ...]
-
-    def weakness(self, account: str) -> str | None:
-        """Say in a sentence what is weak about an account's hash; None if nothing is."""
-        stored = self.hashes.get(account)
-        if stored is None or _cost(stored) >= COST_MIN:
-            return None
-        return (
-            f"the password of {account} is kept as a weak hash, bcrypt at cost {_cost(stored)};"
-            f" set it anew: registry user passwd {account}"
-        )
+    weaknesses: dict[str, str] = field(default_factory=dict)
+    """Account → what is weak about its hash, as a sentence; those are not here of which nothing is."""
 
     @classmethod
     def parse(cls, content: bytes) -> "PasswordFile":
@@ -86,7 +78,9 @@ class PasswordFile:
                 faults.append(Fault(number, reason))
             else:
                 hashes[name.decode()] = value
-        return cls(hashes, tuple(faults))
+        weak = {name: _weakness(name, stored) for name, stored in hashes.items()}
+        weaknesses = {name: sentence for name, sentence in weak.items() if sentence}
+        return cls(hashes, tuple(faults), weaknesses)
 
 
 def hash_password(password: bytes, cost: int = COST) -> bytes:
@@ -167,7 +161,7 @@ class PasswordAccounts:
 
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about an account's hash; None if nothing is."""
-        return self._file.weakness(account)
+        return self._file.weaknesses.get(account)
 
     async def refresh(self) -> None:
         """Read the file again if it has changed; a file that cannot be read has no accounts."""
@@ -238,6 +232,15 @@ def _stamp(path: Path) -> object:
     except OSError as error:
         return error.errno
     return state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino
+
+
+def _weakness(account: str, stored: bytes) -> str:
+    if _cost(stored) >= COST_MIN:
+        return ""
+    return (
+        f"the password of {account} is kept as a weak hash, bcrypt at cost {_cost(stored)};"
+        f" set it anew: registry user passwd {account}"
+    )
 
 
 def _cost(stored: bytes) -> int:

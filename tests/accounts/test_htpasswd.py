@@ -96,7 +96,7 @@ def cost(stored: bytes) -> int:
 
 def test_lines_of_name_and_hash_are_accounts() -> None:
     found = PasswordFile.parse(b"alice:" + HASH + b"\nbob:" + OTHER_HASH)
-    assert found == PasswordFile({"alice": HASH, "bob": OTHER_HASH}, ())
+    assert (found.hashes, found.faults) == ({"alice": HASH, "bob": OTHER_HASH}, ())
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,21 @@ def test_blank_lines_and_comments_mean_nothing(content: bytes) -> None:
     assert PasswordFile.parse(content) == PasswordFile({}, ())
 
 
+def test_hashes_that_are_cheap_to_try_are_weak() -> None:
+    strong = HASH.replace(b"$04$", b"$10$")
+    weak = HASH.replace(b"$04$", b"$09$")
+    found = PasswordFile.parse(b"alice:%b\nbob:%b\n" % (strong, weak))
+    assert found.weaknesses == {
+        "bob": "the password of bob is kept as a weak hash, bcrypt at cost 9;"
+        " set it anew: registry user passwd bob"
+    }
+
+
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r", b"  \n", b"\t\r\n"])
 def test_a_line_may_end_as_it_likes(ending: bytes) -> None:
     content = b"alice:" + HASH + ending + b"bob:" + OTHER_HASH + ending
-    assert PasswordFile.parse(content) == PasswordFile({"alice": HASH, "bob": OTHER_HASH}, ())
+    found = PasswordFile.parse(content)
+    assert (found.hashes, found.faults) == ({"alice": HASH, "bob": OTHER_HASH}, ())
 
 
 @pytest.mark.parametrize(
