@@ -6,9 +6,13 @@ folder and ask the same application in this process. Both ways it is one request
 """
 
 import http.client
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +20,21 @@ import msgspec
 import trio
 
 from appliance import log
-from appliance.api.answering import ASGIApplication
+from appliance.api.answering import ASGIApplication, ClientGoneError, Receive, Scope, Send
 from appliance.api.app import Application
+from appliance.api.exchange import Exchange
 from appliance.lock import Note, holder
+from appliance.oci.errors import RegistryError
 from appliance.parts import DataFolder
 from appliance.registry.access import OperatorGate
 from appliance.registry.registry import Registry
+from appliance.registry.sweep import SweepRules
 from appliance.serve.listeners import connect_path
 from appliance.settings import Settings
 
 _ANSWER_SECONDS = 600.0  # a large repository may take a while
 _STALL_SECONDS = 60.0
+_GC = b"/control/gc"
 
 
 class ControlError(Exception):
@@ -48,11 +56,51 @@ class Answer:
         return document
 
 
-def operator_application(registry: Registry) -> Application:
-    """Make the registry's API for whoever needs no account."""
-    return Application(
-        registry=registry, access=OperatorGate(), authority=None, stall_seconds=_STALL_SECONDS
+class OperatorApplication:
+    """The registry's API for whoever needs no account, and what only the operator may ask."""
+
+    def __init__(self, registry: Registry, rules: Callable[[], SweepRules]) -> None:
+        self._registry = registry
+        self._rules = rules
+        self._application = Application(
+            registry=registry, access=OperatorGate(), authority=None, stall_seconds=_STALL_SECONDS
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        asked = (scope.get("method"), scope.get("raw_path"))
+        if asked not in {("POST", _GC), ("GET", _GC)}:
+            await self._application(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, stall_seconds=_STALL_SECONDS)
+        with suppress(ClientGoneError):  # who asked need not wait for the end
+            await self._sweep(exchange, preview=exchange.method == "GET")
+
+    async def _sweep(self, exchange: Exchange, *, preview: bool) -> None:
+        sweep, rules = self._registry.sweep, self._rules()
+        try:
+            found = await (sweep.preview if preview else sweep.run)(rules)
+        except RegistryError as error:
+            await exchange.answer_json(error.row.status, {"errors": [{"message": error.message}]})
+        else:
+            await exchange.answer_json(200, asdict(found))
+
+
+def make_registry(folder: DataFolder, settings: Settings) -> Registry:
+    """Make the use cases over a data folder."""
+    return Registry(
+        store=folder.store,
+        records=folder.catalogue,
+        garbage=folder.garbage,
+        lease_seconds=settings.gc.lease,
     )
+
+
+def sweep_rules(settings: Settings) -> SweepRules:
+    """Read from the settings what counts as garbage."""
+    gc = settings.gc
+    untagged = None if math.isinf(gc.untagged) else float(gc.untagged)
+    return SweepRules(grace=gc.grace, quarantine=gc.quarantine, untagged=untagged)
 
 
 def ask(settings: Settings, source: Path, method: str, target: str) -> Answer:
@@ -120,8 +168,11 @@ async def _ask_here(settings: Settings, source: Path, method: str, target: str) 
     log.configure(settings.log.format, "warning")
     folder = DataFolder(settings, source)
     try:
-        registry = Registry(store=folder.store, records=folder.catalogue)
-        return await _call(operator_application(registry), method, target)
+        registry = make_registry(folder, settings)
+        if folder.lock.stopped_at:  # what clients were told last, they were told before that
+            registry.leases.touch_all_before(time.time() - folder.lock.stopped_at)
+        application = OperatorApplication(registry, partial(sweep_rules, settings))
+        return await _call(application, method, target)
     finally:
         await folder.database.aclose()
         folder.release()

@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -29,13 +30,12 @@ from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.banner import describe
-from appliance.control import operator_application
+from appliance.control import OperatorApplication, make_registry, sweep_rules
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
 from appliance.parts import Parts, in_use
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
-from appliance.registry.registry import Registry
 from appliance.serve.certificates import CertificateError
 from appliance.serve.connection import Timeouts
 from appliance.serve.connections import Connections, Terms
@@ -109,13 +109,13 @@ class Daemon:
         self._reread = reread
         self._announce = announce
         self._settings = parts.settings
-        self._registry = Registry(store=parts.folder.store, records=parts.folder.catalogue)
+        self._registry = make_registry(parts.folder, parts.settings)
         self._accounts = PasswordAccounts(self._settings.htpasswd)
         self._rates = RequestLimits()
         self._limit_requests(self._settings)
         self._application = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
-        self._operator = operator_application(self._registry)
+        self._operator = OperatorApplication(self._registry, lambda: sweep_rules(self._settings))
         self._connections = Connections(_terms(self._settings))
         self._served = trio.Event()
 
@@ -130,6 +130,7 @@ class Daemon:
                     _attempt, "recovery of upload sessions", self._registry.uploads.recover
                 )
                 nursery.start_soon(self._expire_uploads)
+                nursery.start_soon(self._sweep_at_times)
                 nursery.start_soon(self._follow_certificates)
                 self._started()
                 await self._obey(signals)
@@ -175,6 +176,7 @@ class Daemon:
         drain_seconds = self._settings.server.drain_seconds
         _log.info("stopping", drain_seconds=drain_seconds)
         notify.stopping("finishing transfers")
+        self._registry.sweep.stop()
         self._connections.close()
         with trio.move_on_after(drain_seconds):
             async with trio.open_nursery() as nursery:
@@ -206,6 +208,7 @@ class Daemon:
             self._parts.certificates = certificates
             if settings.htpasswd != self._settings.htpasswd:
                 self._accounts = PasswordAccounts(settings.htpasswd)
+            self._registry.leases.seconds = settings.gc.lease
             self._connections.change(_terms(settings))
             self._limit_requests(settings)
             self._settings = settings
@@ -224,6 +227,15 @@ class Daemon:
         ended = await self._registry.uploads.expire(expiry)
         if ended:
             _log.info("upload sessions expired", count=ended, untouched_seconds=expiry)
+
+    async def _sweep_at_times(self) -> None:
+        while True:
+            await trio.sleep(self._settings.gc.every)
+            await _attempt("sweep", self._sweep_once)
+
+    async def _sweep_once(self) -> None:
+        found = await self._registry.sweep.run(sweep_rules(self._settings))
+        _log.info("swept", **asdict(found))
 
     async def _follow_certificates(self) -> None:
         while self._parts.tls is not None:
@@ -246,6 +258,7 @@ class Daemon:
 
     def _assemble(self, settings: Settings) -> Application:
         self._registry.manifests.require(settings.push.require_platforms)
+        self._registry.space.keep_free(settings.storage.reserve)
         access = Access(
             accounts=self._accounts,
             realm=settings.auth.realm,

@@ -15,6 +15,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path, *, mode: int) -> None:
+    """Make a folder, and those above it, that are not there yet; their names are durable on return.
+
+    Raises OSError.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
+
+
 def replace_file(path: Path, content: bytes, *, mode: int) -> None:
     """Write a file anew, with that mode from its first byte on; raises OSError.
 

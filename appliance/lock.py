@@ -24,6 +24,8 @@ class Note(msgspec.Struct, frozen=True):
     plain: list[str] = []
     control: str = ""
     """The path of the socket that commands reach it by."""
+    stopped_at: float = 0
+    """When it stopped cleanly, in seconds since 1970; 0 for one that runs, or crashed."""
 
 
 class HeldError(Exception):
@@ -50,6 +52,9 @@ class FolderLock:
                     os.close(self._descriptor)
                     raise HeldError(_read(path)) from None
                 time.sleep(0.05)
+        last = _read(path)
+        self.stopped_at = last.stopped_at if last else 0.0
+        """When the last daemon stopped, 0 after a crash or where there was none."""
         self.write(Note(os.getpid()))
 
     def write(self, note: Note) -> None:
@@ -57,10 +62,10 @@ class FolderLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, msgspec.json.encode(note) + b"\n", 0)
 
-    def release(self) -> None:
-        """Let the folder go."""
+    def release(self, *, stopped: bool = False) -> None:
+        """Let the folder go; `stopped` says that a daemon has just stopped in good order."""
         with suppress(OSError):  # the disk may have become read-only; the note is a courtesy
-            os.ftruncate(self._descriptor, 0)
+            self.write(Note(0, stopped_at=time.time() if stopped else self.stopped_at))
         os.close(self._descriptor)
 
 

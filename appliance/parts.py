@@ -12,8 +12,10 @@ from pathlib import Path
 from appliance import firststart, preflight
 from appliance.accounts.editing import AccountError
 from appliance.catalogue.database import Database
+from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.records import Catalogue
 from appliance.catalogue.schema import SchemaTooNewError
+from appliance.durable import make_folder
 from appliance.lock import FolderLock, HeldError, Note
 from appliance.preflight import Sockets
 from appliance.serve.certificates import Authority, Certificate, CertificateError
@@ -40,7 +42,7 @@ class DataFolder:
 
     def __init__(self, settings: Settings, source: Path) -> None:
         try:
-            settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(settings.data, mode=0o700)
             self.lock = FolderLock(settings.data)
         except HeldError as error:
             raise SettingsError([in_use(settings, error.note)]) from None
@@ -52,6 +54,7 @@ class DataFolder:
             self.store.prepare()
             self.database = Database.open(path)
             self.catalogue = Catalogue(self.database)
+            self.garbage = Garbage(self.database)
         except OSError as error:
             self.lock.release()
             raise SettingsError([f"{source}: {error}."]) from error
@@ -67,9 +70,9 @@ class DataFolder:
             self.lock.release()
             raise SettingsError([f"{path} cannot be opened: {error}."]) from error
 
-    def release(self) -> None:
-        """Let others have the folder."""
-        self.lock.release()
+    def release(self, *, stopped: bool = False) -> None:
+        """Let others have the folder; see FolderLock."""
+        self.lock.release(stopped=stopped)
 
 
 class Parts:
@@ -110,7 +113,7 @@ class Parts:
         """Let others have the folder."""
         with suppress(OSError):
             self.control_path.unlink(missing_ok=True)
-        self.folder.release()
+        self.folder.release(stopped=True)
 
 
 def control_path(settings: Settings) -> Path:

@@ -18,6 +18,7 @@ from appliance import lock
 from appliance.accounts import editing
 from appliance.catalogue.schema import SchemaTooNewError, check_version
 from appliance.firststart import certificates, names
+from appliance.registry.space import amount, reserve_of
 from appliance.serve.certificates import CertificateError, load, subject_names
 from appliance.serve.listeners import bind
 from appliance.settings import DEFAULT_LISTEN, Address, Settings
@@ -132,6 +133,20 @@ def _examine_data(settings: Settings, source: Path, findings: Findings) -> None:
     else:
         with suppress(OSError):
             findings.running = lock.holder(data)
+        with suppress(OSError):
+            _examine_room(settings, source, standing, findings)
+
+
+def _examine_room(settings: Settings, source: Path, folder: Path, findings: Findings) -> None:
+    state = os.statvfs(folder)
+    free, total = state.f_bavail * state.f_frsize, state.f_blocks * state.f_frsize
+    reserve = reserve_of(settings.storage.reserve, total)
+    if free < reserve:
+        findings.warnings.append(
+            f"{source}: storage.reserve keeps {amount(reserve)} free, and of the {amount(total)}"
+            f" of {settings.data} only {amount(free)} are, so nothing can be pushed;"
+            " make room, or lower it."
+        )
 
 
 def _reason(folder: Path) -> str:
@@ -202,5 +217,5 @@ def _examine_catalogue(settings: Settings, findings: Findings) -> None:
         findings.faults.append(
             f"{path} was written by a later version of this program; install that version."
         )
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         findings.faults.append(f"{path} cannot be read: {error}.")

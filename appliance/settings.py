@@ -8,6 +8,7 @@ silently does nothing is worse than a daemon that does not start.
 
 import difflib
 import json
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,12 +18,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from appliance.values import Address, Duration, Network, Size
+from appliance.values import Address, Age, Duration, Network, Size
 
 __all__ = [
     "DEFAULT_FILE",
     "DEFAULT_LISTEN",
     "Address",
+    "Age",
     "Auth",
     "Duration",
     "Gc",
@@ -67,6 +69,10 @@ _Networks = Annotated[
 _Span = Annotated[Duration, Meta(description='a duration with its unit, as in "90s" or "24h"')]
 _Size = Annotated[
     Size, Meta(description='a size with its unit, as in "512KiB" or "20MiB", or "0" for no limit')
+]
+_Reserve = Annotated[
+    Size | None,
+    Meta(description='a size with its unit, as in "512MiB" or "20GiB", or "0" for none'),
 ]
 _Count = Annotated[
     int, Meta(ge=0, le=1_000_000, description="a whole number, 0 (no limit) to 1000000")
@@ -126,9 +132,14 @@ class Tls(Struct, frozen=True, kw_only=True):
 
 
 class Storage(Struct, frozen=True, kw_only=True):
-    """`[storage]`: where everything is kept."""
+    """`[storage]`: where everything is kept, and how much room beside it is not for pushes.
+
+    A `reserve` that is not set is a gibibyte, or 2 % of a disk of less than fifty; one that is set
+    counts as it stands, were it larger than the disk.
+    """
 
     path: _Text = ""
+    reserve: _Reserve = None
 
 
 class Auth(Struct, frozen=True, kw_only=True):
@@ -172,6 +183,13 @@ class Push(Struct, frozen=True, kw_only=True):
 class Gc(Struct, frozen=True, kw_only=True):
     """`[gc]`: what is cleared away by itself, and when."""
 
+    every: _Span = Duration(86400)
+    grace: _Span = Duration(86400)
+    lease: _Span = Duration(3600)
+    quarantine: _Span = Duration(7 * 86400)
+    untagged: Annotated[Age, Meta(description='"keep", or an age with its unit, as in "30d"')] = (
+        Age(math.inf)
+    )
     uploads: _Span = Duration(86400)
 
 
@@ -349,7 +367,7 @@ def _types(table: type[Struct]) -> dict[str, Any]:
 
 
 def _parse(kind: type, value: object) -> object:
-    if kind in (Address, Duration, Network, Size) and isinstance(value, str):
+    if kind in (Address, Age, Duration, Network, Size) and isinstance(value, str):
         return kind.parse(value)
     raise ValueError(value)
 

@@ -1,6 +1,7 @@
 """Values that settings are written in, each read from text by its own `parse`."""
 
 import ipaddress
+import math
 import re
 from typing import Self
 
@@ -57,6 +58,17 @@ class Duration(float):
         if parts is None or not float(parts[1]):
             raise ValueError(text)
         return cls(float(parts[1]) * _SECONDS[parts[2]])
+
+
+class Age(float):
+    """Seconds, written like a duration; or `"keep"`, which is for ever."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an age; raises ValueError."""
+        return cls(math.inf if text == "keep" else Duration.parse(text))
 
 
 class Size(int):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.durable import replace_file, sync_folder
+from appliance.durable import make_folder, replace_file, sync_folder
 
 
 def mode(path: Path) -> int:
@@ -147,3 +147,25 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     replace_file(tmp_path / "file", b"content", mode=0o600)
     sync_folder(tmp_path)
     assert names(Path("/proc/self/fd")) == before
+
+
+# --- folders
+
+
+def test_the_names_of_new_folders_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("appliance.durable.sync_folder", synced.append)
+    folder = tmp_path / "one" / "two" / "three"
+    make_folder(folder, mode=0o700)
+    assert mode(folder) == 0o700
+    assert synced == [tmp_path, tmp_path / "one", tmp_path / "one" / "two"]
+    make_folder(folder, mode=0o700)
+    assert len(synced) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
+        make_folder(tmp_path / "file" / "folder", mode=0o700)

@@ -87,6 +87,24 @@ def test_what_a_crash_leaves_is_no_lock(tmp_path: Path) -> None:
     held.release()
 
 
+def test_when_the_last_daemon_stopped_is_kept_until_the_next_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_at(moment: float, *, stopped: bool) -> float:
+        monkeypatch.setattr("time.time", lambda: moment)
+        held = FolderLock(tmp_path)
+        before = held.stopped_at
+        held.release(stopped=stopped)
+        return before
+
+    assert stop_at(1000.0, stopped=True) == 0
+    assert stop_at(2000.0, stopped=False) == 1000
+    assert stop_at(3000.0, stopped=True) == 1000
+    assert stop_at(4000.0, stopped=False) == 3000
+    (tmp_path / "lock").write_bytes(b'{"pid":4711}')  # as a crash leaves it
+    assert stop_at(5000.0, stopped=False) == 0
+
+
 def test_a_long_note_is_replaced_whole_by_a_short_one(tmp_path: Path) -> None:
     held = FolderLock(tmp_path)
     held.write(Note(1, [f"10.0.0.{number}:443" for number in range(200)]))

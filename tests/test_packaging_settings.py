@@ -7,17 +7,18 @@ from typing import get_type_hints
 
 import pytest
 
-from appliance.settings import Pair, Settings, load
+from appliance.registry.space import reserve_of
+from appliance.settings import Pair, Settings, Size, load
 
 SHIPPED = Path(__file__).parent.parent / "packaging" / "registry.toml"
 EXAMPLE = re.compile(r"^#\[\[tls\.additional\]\]\n(?:#\w+ = .*\n)+", re.MULTILINE)
 OUT_OF_COMMENT = re.compile(r"^#(?=\w+ = |\[)", re.MULTILINE)
 
 DEFAULTS_OF_THE_SYSTEM = {
-    "storage": {"path": "/var/lib/registry"},
+    "storage": {"path": "/var/lib/registry", "reserve": "1GiB"},
     "auth": {"htpasswd": "/etc/registry.htpasswd"},
 }
-"""Keys whose default depends on the user; shown is that of the service."""
+"""Keys whose default depends on the user or the disk; shown is that of the service on a large one."""
 
 
 def uncommented(text: str) -> str:
@@ -61,6 +62,9 @@ def test_the_defaults_it_shows_for_the_system_are_those_of_the_service(
     settings = load(SHIPPED, {})
     assert str(settings.data) == DEFAULTS_OF_THE_SYSTEM["storage"]["path"]
     assert str(settings.htpasswd) == DEFAULTS_OF_THE_SYSTEM["auth"]["htpasswd"]
+    reserve = reserve_of(settings.storage.reserve, 50 << 30)
+    assert reserve == Size.parse(DEFAULTS_OF_THE_SYSTEM["storage"]["reserve"])
+    assert reserve_of(settings.storage.reserve, 25 << 30) == 1 << 29
 
 
 def test_its_example_of_further_certificates_works(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The settings: what each key takes, and the sentence for everything it does not."""
 
+import math
 import os
 import re
 import tomllib
@@ -16,6 +17,7 @@ from hypothesis import given
 from appliance import settings as module
 from appliance.settings import (
     Address,
+    Age,
     Duration,
     Network,
     Pair,
@@ -161,6 +163,14 @@ KEYS = [
         "h2",
     ),
     Key("storage.path", "", '"/srv/registry"', "/srv/registry", NO_TEXT, A_TEXT),
+    Key(
+        "storage.reserve",
+        None,
+        '"20GiB"',
+        20 << 30,
+        ("0", "20", "true", '"20"', '"1.5GiB"', '"-1GiB"', '"2%"', '""', '["1GiB"]'),
+        'a size with its unit, as in .* or "0" for none',
+    ),
     Key("auth.htpasswd", "", '"/srv/htpasswd"', "/srv/htpasswd", NO_TEXT, A_TEXT),
     Key(
         "auth.realm",
@@ -211,6 +221,18 @@ KEYS = [
         (*NO_LIST, '["amd64"]', '["linux/"]', '["linux/arm/v7/x"]', '["linux / amd64"]', '[""]'),
         "a list of platforms",
         "linux/amd64,linux/arm/*",
+    ),
+    Key("gc.every", Duration(86400), '"1h"', 3600.0, NO_DURATION, A_DURATION),
+    Key("gc.grace", Duration(86400), '"2d"', 172800.0, NO_DURATION, A_DURATION),
+    Key("gc.lease", Duration(3600), '"90s"', 90.0, NO_DURATION, A_DURATION),
+    Key("gc.quarantine", Duration(604800), '"1d"', 86400.0, NO_DURATION, A_DURATION),
+    Key(
+        "gc.untagged",
+        Age(math.inf),
+        '"30d"',
+        2592000.0,
+        ('"never"', "30", '"30"', '["30d"]', "true"),
+        'keep", or an age',
     ),
     Key("gc.uploads", Duration(86400), '"2w"', 1209600.0, NO_DURATION, A_DURATION),
     Key("log.format", "auto", '"json"', "json", ('"xml"', "true", '[""]'), "one of"),

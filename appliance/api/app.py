@@ -24,6 +24,7 @@ from appliance.oci.errors import RegistryError
 from appliance.protocol.routes import Action, Resource, Route, is_private, resolve
 from appliance.registry.access import Account, Gate
 from appliance.registry.registry import Registry
+from appliance.registry.space import ReserveReachedError
 
 Handler = Callable[[Exchange, Route, Account], Awaitable[None]]
 
@@ -117,7 +118,7 @@ class Application:
             await self._warn(exchange, route, account)
             await self.handlers[route.resource, route.method](exchange, route, account)
         except RegistryError as error:
-            if error.row.status >= 500:
+            if error.row.status >= 500 and not isinstance(error, ReserveReachedError):
                 _log.error("request failed", reason=error.message, cause=repr(error.__cause__))
             if exchange.status is None:
                 await exchange.answer_json(error.row.status, _document(error), error.headers)

@@ -93,6 +93,11 @@ class Exchange(Answering):
             raise REQUEST_INVALID.error("the query string is malformed") from None
 
     @property
+    def may_bring_more(self) -> bool:
+        """Tell whether anything of a body may still come."""
+        return self._more_to_come
+
+    @property
     def content_length(self) -> int | None:
         """How many bytes of body the client announced, if it did; raises SIZE_INVALID."""
         text = self.header(b"content-length")

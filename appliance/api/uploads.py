@@ -90,7 +90,7 @@ class UploadResource:
         if "digest" not in exchange.query:
             raise DIGEST_INVALID.error("the parameter digest is missing")
         digest = Digest.parse(exchange.query["digest"])
-        length = exchange.content_length
+        length = exchange.content_length if exchange.may_bring_more else 0
         await self._uploads.commit(
             route.name,
             account.name,

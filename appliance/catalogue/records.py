@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.catalogue.garbage import drop_empty
 from appliance.catalogue.queries import BY_DIGEST, LINKED, Queries
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
@@ -91,7 +92,7 @@ class Catalogue(Queries):
                     f"the blob is in use by manifest {user[0]}; delete that manifest first"
                 )
             connection.execute("DELETE FROM link WHERE repository = ? AND blob = ?", (owner, blob))
-            _drop_if_empty(connection, owner)
+            drop_empty(connection, {owner})
 
         await self._database.write(writing)
 
@@ -191,7 +192,7 @@ class Catalogue(Queries):
             connection.execute(
                 "DELETE FROM manifest WHERE repository = ? AND blob = ?", (owner, blob)
             )
-            _drop_if_empty(connection, owner)
+            drop_empty(connection, {owner})
 
         await self._database.write(writing)
 
@@ -217,15 +218,6 @@ def _put_repository(connection: sqlite3.Connection, name: str) -> int:
     return int(found)
 
 
-def _drop_if_empty(connection: sqlite3.Connection, repository: int) -> None:
-    connection.execute(
-        "DELETE FROM repository WHERE id = :id"
-        " AND NOT EXISTS (SELECT 1 FROM link WHERE repository = :id)"
-        " AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository = :id)",
-        {"id": repository},
-    )
-
-
 def _put_blob(
     connection: sqlite3.Connection, digest: Digest, size: int, content: bytes | None = None
 ) -> int:
@@ -240,7 +232,8 @@ def _put_blob(
 
 def _link(connection: sqlite3.Connection, repository: int, blob: int) -> None:
     connection.execute(
-        "INSERT INTO link (repository, blob) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO link (repository, blob) VALUES (?, ?)"
+        " ON CONFLICT DO UPDATE SET idle_since = unixepoch()",
         (repository, blob),
     )
 

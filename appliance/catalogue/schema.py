@@ -8,12 +8,12 @@
     edge         what a manifest refers to: blobs, or the manifests of an index
     absent       what an index lists and the repository does not have (yet)
     session      an upload session: whose it is, and where it leads
+    quarantine   a blob that nobody held any more, and when it was put away
 
 A step that has been released is never edited; a new one is added after it.
 """
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 STEPS = (
@@ -120,7 +120,124 @@ STEPS = (
             (SELECT 1 FROM link WHERE repository = old.repository AND blob = old.blob);
     END;
     """,
+    # What nobody needs is found by these counts, so that finding garbage costs the garbage:
+    # uses (edges that lead here), tags, holders (links and manifests that are this blob), bound
+    # (its subject is here), orphan (its subject was here and is gone), and idle_since, the moment
+    # at which the last of them went.
+    """
+    ALTER TABLE link ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE link ADD COLUMN idle_since INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE manifest ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE manifest ADD COLUMN tags INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE manifest ADD COLUMN bound INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE manifest ADD COLUMN orphan INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE manifest ADD COLUMN idle_since INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE blob ADD COLUMN holders INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE blob ADD COLUMN idle_since INTEGER NOT NULL DEFAULT 0;
+
+    UPDATE link SET idle_since = unixepoch(), uses =
+        (SELECT count(*) FROM edge WHERE repository = link.repository AND target = link.blob);
+
+    UPDATE manifest SET idle_since = unixepoch(),
+        uses = (SELECT count(*) FROM edge
+            WHERE repository = manifest.repository AND target = manifest.blob),
+        tags = (SELECT count(*) FROM tag
+            WHERE repository = manifest.repository AND tag.manifest = manifest.blob),
+        bound = EXISTS (SELECT 1 FROM blob JOIN manifest AS other ON other.blob = blob.id
+            WHERE blob.digest = manifest.subject AND other.repository = manifest.repository);
+
+    UPDATE blob SET idle_since = unixepoch(), holders =
+        (SELECT count(*) FROM link WHERE link.blob = blob.id)
+        + (SELECT count(*) FROM manifest WHERE manifest.blob = blob.id);
+
+    CREATE INDEX link_idle ON link (idle_since) WHERE uses = 0;
+    CREATE INDEX manifest_idle ON manifest (idle_since)
+        WHERE tags = 0 AND uses = 0 AND bound = 0;
+    CREATE INDEX manifest_orphan ON manifest (idle_since)
+        WHERE tags = 0 AND uses = 0 AND orphan = 1;
+    CREATE INDEX blob_idle ON blob (idle_since) WHERE holders = 0;
+
+    -- To remove a blob is to look for what refers to it.
+    CREATE INDEX manifest_blob ON manifest (blob);
+    DROP INDEX edge_target;
+    CREATE INDEX edge_target ON edge (target, repository);
+
+    CREATE TABLE quarantine (
+        digest TEXT PRIMARY KEY,
+        size INTEGER NOT NULL,
+        moved_at INTEGER NOT NULL DEFAULT (unixepoch())
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE INDEX quarantine_age ON quarantine (moved_at);
+
+    CREATE TRIGGER link_counted AFTER INSERT ON link BEGIN
+        UPDATE link SET idle_since = unixepoch(), uses =
+            (SELECT count(*) FROM edge WHERE repository = new.repository AND target = new.blob)
+        WHERE repository = new.repository AND blob = new.blob;
+        UPDATE blob SET holders = holders + 1 WHERE id = new.blob;
+    END;
+
+    CREATE TRIGGER link_discounted AFTER DELETE ON link BEGIN
+        UPDATE blob SET holders = holders - 1, idle_since = unixepoch() WHERE id = old.blob;
+    END;
+
+    CREATE TRIGGER manifest_counted AFTER INSERT ON manifest BEGIN
+        UPDATE manifest SET idle_since = unixepoch(),
+            uses = (SELECT count(*) FROM edge
+                WHERE repository = new.repository AND target = new.blob),
+            bound = EXISTS (SELECT 1 FROM blob JOIN manifest AS other ON other.blob = blob.id
+                WHERE blob.digest = new.subject AND other.repository = new.repository)
+        WHERE repository = new.repository AND blob = new.blob;
+        UPDATE blob SET holders = holders + 1 WHERE id = new.blob;
+        UPDATE manifest SET bound = 1, orphan = 0 WHERE repository = new.repository
+            AND subject = (SELECT digest FROM blob WHERE id = new.blob);
+    END;
+
+    CREATE TRIGGER manifest_discounted AFTER DELETE ON manifest BEGIN
+        UPDATE blob SET holders = holders - 1, idle_since = unixepoch() WHERE id = old.blob;
+        UPDATE manifest SET bound = 0, orphan = 1, idle_since = unixepoch()
+            WHERE repository = old.repository
+            AND subject = (SELECT digest FROM blob WHERE id = old.blob);
+    END;
+
+    CREATE TRIGGER edge_counted AFTER INSERT ON edge BEGIN
+        UPDATE link SET uses = uses + 1
+            WHERE repository = new.repository AND blob = new.target;
+        UPDATE manifest SET uses = uses + 1
+            WHERE repository = new.repository AND blob = new.target;
+    END;
+
+    CREATE TRIGGER edge_discounted AFTER DELETE ON edge BEGIN
+        UPDATE link SET uses = uses - 1, idle_since = unixepoch()
+            WHERE repository = old.repository AND blob = old.target;
+        UPDATE manifest SET uses = uses - 1, idle_since = unixepoch()
+            WHERE repository = old.repository AND blob = old.target;
+    END;
+
+    CREATE TRIGGER tag_counted AFTER INSERT ON tag BEGIN
+        UPDATE manifest SET tags = tags + 1
+            WHERE repository = new.repository AND blob = new.manifest;
+    END;
+
+    CREATE TRIGGER tag_discounted AFTER DELETE ON tag BEGIN
+        UPDATE manifest SET tags = tags - 1, idle_since = unixepoch()
+            WHERE repository = old.repository AND blob = old.manifest;
+    END;
+
+    CREATE TRIGGER tag_moved AFTER UPDATE OF manifest ON tag BEGIN
+        UPDATE manifest SET tags = tags - 1, idle_since = unixepoch()
+            WHERE repository = old.repository AND blob = old.manifest;
+        UPDATE manifest SET tags = tags + 1
+            WHERE repository = new.repository AND blob = new.manifest;
+    END;
+    """,
 )
+
+
+# The file format of SQLite, "The Database Header".
+_HEADER = 100
+_MAGIC = b"SQLite format 3\0"
+_USER_VERSION = slice(60, 64)
 
 
 class SchemaTooNewError(Exception):
@@ -130,11 +247,16 @@ class SchemaTooNewError(Exception):
 def check_version(path: Path) -> None:
     """Look at a database without touching it, even while another process writes to it.
 
-    Raises SchemaTooNewError, or sqlite3.Error for a file that is no database.
+    Only its header is read: the rest is not one state without the journal beside it, which a crash
+    may have left. Raises SchemaTooNewError, or sqlite3.Error for a file that is no database.
     """
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as connection:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(STEPS):
+    with path.open("rb") as file:
+        header = file.read(_HEADER)
+    if not header:
+        return  # made, and a crash came before anything was written
+    if len(header) < _HEADER or not header.startswith(_MAGIC):
+        raise sqlite3.DatabaseError("file is not a database")
+    if int.from_bytes(header[_USER_VERSION], "big") > len(STEPS):
         raise SchemaTooNewError
 
 

@@ -7,7 +7,7 @@ import click
 from appliance import __version__
 from appliance.accounts.editing import AccountError
 from appliance.cli.accounts import user
-from appliance.cli.content import ls, rm
+from appliance.cli.content import gc, ls, rm
 from appliance.cli.service import check, info, serve
 from appliance.control import ControlError
 from appliance.settings import SettingsError
@@ -22,7 +22,7 @@ def registry() -> None:
     """Run a private container registry: one process, one settings file (/etc/registry.toml)."""
 
 
-for command in (serve, check, info, ls, rm, user):
+for command in (serve, check, info, ls, rm, gc, user):
     registry.add_command(command)
 
 

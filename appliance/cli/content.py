@@ -41,7 +41,7 @@ def rm(what: str, yes: bool, file: Path | None) -> None:
 
     NAME:TAG removes that tag alone, NAME@DIGEST the manifest with all its tags, NAME everything in
     that repository. A running registry answers accordingly at once; one that is stopped is changed
-    where it lies. The files of blobs stay on the disk.
+    where it lies. Blobs that nobody needs any more go with the next sweep; see registry gc.
     """
     settings, source = read(file), file or DEFAULT_FILE
     name, reference = _parse(what)
@@ -58,6 +58,27 @@ def rm(what: str, yes: bool, file: Path | None) -> None:
 
 
 _SHOWN = 10
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only tell what would go now, and how much it is.")
+@settings_option
+def gc(dry_run: bool, file: Path | None) -> None:
+    """Remove what nobody needs any more, while clients push and pull.
+
+    Blobs that no manifest of their repository has needed for [gc] grace go, and so do manifests
+    about others that are gone. What goes is kept in quarantine for [gc] quarantine before it leaves
+    the disk. A running registry does this by itself every [gc] every.
+    """
+    settings, source = read(file), file or DEFAULT_FILE
+    found = ask(settings, source, "GET" if dry_run else "POST", "/control/gc").document()
+    verb = "would go" if dry_run else "went"
+    click.echo(
+        f"{found['manifests']} manifests and {found['links']} links {verb};"
+        f" {found['blobs']} blobs of {found['size']} bytes to quarantine."
+    )
+    if not dry_run:
+        click.echo(f"{found['purged']} bytes left quarantine and the disk.")
 
 
 def _question(name: str, tags: list[str]) -> str:

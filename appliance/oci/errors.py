@@ -72,7 +72,7 @@ SESSION_TAKEN_OVER = ErrorRow(
     "BLOB_UPLOAD_INVALID", 409, "a newer request goes on with this upload session"
 )
 SIZE_INVALID = ErrorRow("SIZE_INVALID", 400, "provided length did not match content length")
-STORE_FULL = ErrorRow("DENIED", 507, "the registry's disk is full")
+STORE_FULL = ErrorRow("DENIED", 507, "the registry's disk is full (of bytes or of inodes)")
 STORE_UNAVAILABLE = ErrorRow("UNKNOWN", 503, "the registry cannot reach its storage")
 TAGS_TOO_MANY = ErrorRow("TAG_INVALID", 414, "too many tags in one request")
 TAG_INVALID = ErrorRow("TAG_INVALID", 400, "invalid tag")

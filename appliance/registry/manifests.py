@@ -16,8 +16,11 @@ from appliance.oci.digest import Digest
 from appliance.oci.errors import DIGEST_INVALID, MANIFEST_UNKNOWN, NAME_UNKNOWN
 from appliance.oci.manifest import Manifest, StoredManifest, parse_manifest
 from appliance.protocol.paging import PAGE_MAX, Page
+from appliance.registry.leases import Leases
+from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, ManifestRecords
 from appliance.registry.recent import Recent
+from appliance.registry.space import Space
 
 _RECENT_MAX = 16 << 20
 """Bytes of manifests that are kept in memory, of those the records do not hold themselves."""
@@ -26,9 +29,20 @@ _RECENT_MAX = 16 << 20
 class Manifests:
     """The manifests and tags of every repository."""
 
-    def __init__(self, *, store: BlobStore, records: ManifestRecords) -> None:
+    def __init__(
+        self,
+        *,
+        store: BlobStore,
+        records: ManifestRecords,
+        leases: Leases,
+        locks: DigestLocks,
+        space: Space | None = None,
+    ) -> None:
         self._store = store
         self._records = records
+        self._leases = leases
+        self._locks = locks
+        self._space = space or Space(store)
         self._recent = Recent(_RECENT_MAX)
         self._required: Sequence[str] = ("*",)
 
@@ -41,12 +55,16 @@ class Manifests:
         self._required = platforms
 
     async def find(self, repository: str, reference: Digest | str) -> StoredManifest:
-        """Look a manifest up by digest or tag; raises MANIFEST_UNKNOWN."""
-        found = await self._records.find_manifest(repository, reference)
-        if found is None:
-            kind = "digest" if isinstance(reference, Digest) else "tag"
-            raise MANIFEST_UNKNOWN.error(details=({"name": repository, kind: str(reference)},))
-        return found
+        """Look a manifest up by digest or tag, and lease it; raises MANIFEST_UNKNOWN."""
+        while True:
+            found = await self._records.find_manifest(repository, reference)
+            if found is None:
+                kind = "digest" if isinstance(reference, Digest) else "tag"
+                raise MANIFEST_UNKNOWN.error(details=({"name": repository, kind: str(reference)},))
+            settled = self._leases.take(repository, found.descriptor.digest)
+            if settled is None:
+                return found
+            await settled.wait()
 
     async def content(self, manifest: StoredManifest) -> bytes:
         """Return a manifest's bytes exactly as they were pushed."""
@@ -71,8 +89,9 @@ class Manifests:
     ) -> tuple[Digest, Manifest]:
         """Store a manifest under its digest, under `reference` if that is a tag, and under `tags`.
 
-        Raises MANIFEST_INVALID, MANIFEST_BLOB_UNKNOWN for references the repository lacks, and
-        DIGEST_INVALID when `reference` is another digest than that of the bytes.
+        Raises MANIFEST_INVALID, MANIFEST_BLOB_UNKNOWN for references the repository lacks,
+        DIGEST_INVALID when `reference` is another digest than that of the bytes, and STORE_FULL
+        for one that the repository does not have when there is no room for more.
         """
         algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
         digest = await work.disk(Digest.of, content, algorithm)
@@ -84,10 +103,15 @@ class Manifests:
         manifest = replace(manifest, optional=self._optional(manifest))
         # 1. bytes durable and named  2. manifest, references and tags in one transaction, which
         # checks the references once more; the first look keeps refused manifests off the disk.
+        # The lock keeps a sweep from putting the file away between the two.
         await self._records.check_references(repository, manifest)
-        await self._store.put(digest, content)
+        if await self._records.find_manifest(repository, digest) is None:
+            await self._space.claim(len(content))
+        await self._leases.secure(repository, digest)
         named = tags if isinstance(reference, Digest) else (reference, *tags)
-        await self._records.put_manifest(repository, digest, content, manifest, named)
+        async with self._locks.hold((digest,)):
+            await self._store.put(digest, content)
+            await self._records.put_manifest(repository, digest, content, manifest, named)
         return digest, manifest
 
     def _optional(self, manifest: Manifest) -> frozenset[Digest]:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
+from appliance.oci.garbage import IdleBlob, IdlePair, Place, Totals
 from appliance.oci.manifest import Manifest, StoredManifest
 from appliance.protocol.credentials import Credentials
 from appliance.protocol.session import Session
@@ -98,8 +99,17 @@ class BlobStore(Protocol):
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Region]:
         """Open a blob for reading; entering raises BLOB_UNKNOWN."""
 
-    async def room(self) -> tuple[int, int] | None:
-        """Return how many bytes are free, and how many there are in all; None without a bound."""
+    async def put_away(self, digests: Sequence[Digest]) -> None:
+        """Move blobs into quarantine, those that are not there already, or nowhere."""
+
+    async def purge(self, digests: Sequence[Digest]) -> None:
+        """Remove blobs from quarantine, those that are there."""
+
+    def room(self) -> tuple[int, int] | None:
+        """Return how many bytes are free, and how many there are in all; None without a bound.
+
+        It blocks.
+        """
 
     async def check_writable(self) -> None:
         """Raise STORE_FULL or STORE_UNAVAILABLE if nothing can be written now."""
@@ -183,6 +193,43 @@ class ManifestRecords(Protocol):
 
     async def check_readable(self) -> None:
         """Raise STORE_UNAVAILABLE if nothing can be read now."""
+
+
+class GarbageRecords(Protocol):
+    """The records that a sweep needs; moments are seconds since 1970."""
+
+    async def idle_links(self, before: int, after: Place | None, limit: int) -> list[IdlePair]:
+        """List blobs of repositories that no manifest there has needed since a moment."""
+
+    async def orphans(self, before: int, after: Place | None, limit: int) -> list[IdlePair]:
+        """List manifests whose subject has gone and that nothing else has needed since a moment."""
+
+    async def untagged(self, before: int, after: Place | None, limit: int) -> list[IdlePair]:
+        """List manifests without tag, index or subject that nothing has needed since a moment."""
+
+    async def idle_blobs(self, limit: int) -> list[IdleBlob]:
+        """List blobs that no repository has."""
+
+    async def quarantined(self, before: int, limit: int) -> list[IdleBlob]:
+        """List blobs that were put away at that moment or earlier."""
+
+    async def totals(self, before: int, untagged_before: int | None) -> Totals:
+        """Count what a sweep would remove at once."""
+
+    async def remove_links(self, pairs: Sequence[IdlePair]) -> int:
+        """Remove those links that are still idle; return how many."""
+
+    async def remove_manifests(self, pairs: Sequence[IdlePair]) -> int:
+        """Remove those manifests that are still idle; return how many."""
+
+    async def put_away(self, blobs: Sequence[IdleBlob]) -> list[IdleBlob]:
+        """Forget those blobs that still nobody has, but for their quarantine; return which."""
+
+    async def is_known(self, digest: Digest) -> bool:
+        """Tell whether there is such a blob, in whatever repository."""
+
+    async def forget(self, digests: Sequence[Digest]) -> None:
+        """Forget blobs that have left quarantine."""
 
 
 class Accounts(Protocol):

@@ -4,6 +4,7 @@ import trio
 
 from appliance.oci.errors import RegistryError
 from appliance.registry.ports import BlobStore, ManifestRecords
+from appliance.registry.space import Space
 
 _KEEP_SECONDS = 1.0  # anyone may ask, and asking costs a write
 
@@ -11,9 +12,12 @@ _KEEP_SECONDS = 1.0  # anyone may ask, and asking costs a write
 class Readiness:
     """The state of store and records, looked at once a second at most."""
 
-    def __init__(self, *, store: BlobStore, records: ManifestRecords) -> None:
+    def __init__(
+        self, *, store: BlobStore, records: ManifestRecords, space: Space | None = None
+    ) -> None:
         self._store = store
         self._records = records
+        self._space = space or Space(store)
         self._looking = trio.Lock()
         self._looked_at = -float("inf")
         self._fault: str | None = None
@@ -31,5 +35,5 @@ class Readiness:
             await self._store.check_writable()
             await self._records.check_readable()
         except RegistryError as error:
-            return error.message
-        return None
+            return await self._space.fault() or error.message
+        return await self._space.fault()

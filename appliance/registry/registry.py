@@ -1,12 +1,22 @@
 """All that a registry does, over one store and its records."""
 
+import time
 from typing import Protocol
 
 from appliance.registry.blobs import Blobs
+from appliance.registry.leases import LEASE_SECONDS, Leases
+from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
-from appliance.registry.ports import BlobRecords, BlobStore, ManifestRecords, SessionRecords
+from appliance.registry.ports import (
+    BlobRecords,
+    BlobStore,
+    GarbageRecords,
+    ManifestRecords,
+    SessionRecords,
+)
 from appliance.registry.readiness import Readiness
 from appliance.registry.space import Space
+from appliance.registry.sweep import Sweep
 from appliance.registry.uploads import Uploads
 
 
@@ -17,9 +27,23 @@ class Records(BlobRecords, ManifestRecords, SessionRecords, Protocol):
 class Registry:
     """The use cases, each of which there is once: what they hold in memory is not to be divided."""
 
-    def __init__(self, *, store: BlobStore, records: Records) -> None:
-        self.blobs = Blobs(store=store, records=records)
-        self.uploads = Uploads(store=store, records=records)
-        self.manifests = Manifests(store=store, records=records)
-        self.readiness = Readiness(store=store, records=records)
+    def __init__(
+        self,
+        *,
+        store: BlobStore,
+        records: Records,
+        garbage: GarbageRecords,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.leases = Leases(lease_seconds, time.monotonic)
+        locks = DigestLocks()
         self.space = Space(store)
+        self.blobs = Blobs(store=store, records=records, leases=self.leases)
+        self.uploads = Uploads(
+            store=store, records=records, leases=self.leases, locks=locks, space=self.space
+        )
+        self.manifests = Manifests(
+            store=store, records=records, leases=self.leases, locks=locks, space=self.space
+        )
+        self.sweep = Sweep(store=store, records=garbage, leases=self.leases, locks=locks)
+        self.readiness = Readiness(store=store, records=records, space=self.space)

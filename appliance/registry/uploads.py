@@ -23,13 +23,19 @@ from appliance.oci.errors import (
     DIGEST_INVALID,
     RANGE_INVALID,
     SESSION_TAKEN_OVER,
+    STORE_FULL,
     RegistryError,
 )
 from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Session, accept_chunk, range_header
+from appliance.registry.leases import Leases
+from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, Body, SessionRecords, Staged
+from appliance.registry.space import Space
 
 _HOLDERS_MAX = 100
+_STRAY_SECONDS = 3600.0
+"""Staged bytes of this age without a session are nobody's; younger ones may be on their way to one."""
 
 _log = structlog.get_logger()
 
@@ -49,13 +55,31 @@ class _OpenSession:
 class Uploads:
     """All upload sessions of the registry."""
 
-    def __init__(self, *, store: BlobStore, records: SessionRecords) -> None:
+    def __init__(
+        self,
+        *,
+        store: BlobStore,
+        records: SessionRecords,
+        leases: Leases,
+        locks: DigestLocks,
+        space: Space | None = None,
+    ) -> None:
         self._store = store
         self._records = records
+        self._leases = leases
+        self._locks = locks
+        self._space = space or Space(store)
         self._open: dict[str, _OpenSession] = {}
 
     async def start(self, repository: str, account: str, algorithm: str = "sha256") -> str:
-        """Begin a session and return its id; raises DIGEST_INVALID for an unknown algorithm."""
+        """Begin a session and return its id.
+
+        Raises DIGEST_INVALID for an unknown algorithm and STORE_FULL when there is no room.
+        """
+        await self._space.check_stream(repository, account)
+        return await self._begin(repository, account, algorithm)
+
+    async def _begin(self, repository: str, account: str, algorithm: str) -> str:
         new_hasher(algorithm)
         record = Session(str(uuid4()), repository, account, algorithm)
         # 1. the staged file  2. its record: the other way round, a crash leaves a broken session
@@ -70,6 +94,7 @@ class Uploads:
 
     async def mount(self, source: str, repository: str, digest: Digest) -> bool:
         """Link a blob that another repository holds; False when that one does not hold it."""
+        await self._leases.secure(repository, digest)
         return await self._records.mount(source, repository, digest)
 
     async def holders(self, digest: Digest) -> list[str]:
@@ -95,7 +120,8 @@ class Uploads:
 
         Raises BLOB_UPLOAD_UNKNOWN, RANGE_INVALID (with the `Range` header that says where the
         session stands), SIZE_INVALID when the body does not have the announced length (an
-        overlong one leaves no trace, what came of a cut-off one is kept) and SESSION_TAKEN_OVER.
+        overlong one leaves no trace, what came of a cut-off one is kept), SESSION_TAKEN_OVER, and
+        STORE_FULL, before the body if possible; what came of it leaves no trace then either.
         """
         session = await self._find(repository, account, session_id)
         async with self._writing(session):
@@ -132,9 +158,12 @@ class Uploads:
             # 1. bytes durable  2. name visible  3. name durable  4. blob and link in one
             # transaction, with the session gone. A crash before 4 leaves a file that no
             # repository links; the session is over, as its bytes have left it.
-            await session.staged.publish(digest)
-            self._open.pop(session_id, None)
-            await self._records.commit_session(session.record, digest, size)
+            # The lock keeps a sweep from putting the file away between 2 and 4.
+            await self._leases.secure(repository, digest)
+            async with self._locks.hold((digest,)):
+                await session.staged.publish(digest)
+                self._open.pop(session_id, None)
+                await self._records.commit_session(session.record, digest, size)
 
     async def put(
         self,
@@ -149,7 +178,8 @@ class Uploads:
 
         Raises what `commit` raises.
         """
-        session_id = await self.start(repository, account, digest.algorithm)
+        await self._space.check(content_length or 0)
+        session_id = await self._begin(repository, account, digest.algorithm)
         try:
             await self.commit(
                 repository, account, session_id, digest, body, content_length=content_length
@@ -157,8 +187,9 @@ class Uploads:
         except BaseException:
             with trio.CancelScope(shield=True), suppress(RegistryError):  # at hand, both of them
                 self._open.pop(session_id, None)
-                await self._records.remove_session(session_id)
+                # Bytes before record, as in `_end`.
                 await self._store.discard(session_id)
+                await self._records.remove_session(session_id)
             raise
 
     async def cancel(self, repository: str, account: str, session_id: str) -> None:
@@ -168,11 +199,19 @@ class Uploads:
             await self._end(session)
 
     async def expire(self, untouched_seconds: float) -> int:
-        """End all sessions that nobody has written to for that long; return how many."""
+        """End all sessions that nobody has written to for that long; return how many.
+
+        What a failing disk kept from being removed when it should have been goes with them.
+        """
         ended = 0
         # Records before files: a session begun in between has no record here, so it is left alone.
         records = await self._records.sessions()
         touched = await self._store.staged()
+        old = time.time() - max(untouched_seconds, _STRAY_SECONDS)
+        for stray in touched.keys() - {record.id for record in records} - self._open.keys():
+            if touched[stray] < old:
+                with suppress(RegistryError):  # there will be a next time
+                    await self._store.discard(stray)
         for record in records:
             session = self._open.get(record.id)
             if session is None and record.id in touched:
@@ -230,15 +269,27 @@ class Uploads:
 
         def take(pieces: Sequence[bytes | memoryview]) -> None:
             nonlocal received
-            received += sum(map(len, pieces))
+            size = sum(map(len, pieces))
+            received += size
             chunk.check_room(received)
+            self._space.take(size)
             staged.append(pieces)
 
+        if chunk.length != 0:  # what ends an upload needs no more room than is there
+            await self._space.check(chunk.length or 0)
         try:
             await body.drain(take)
             chunk.check_end(received)
-        except RegistryError:
-            if chunk.length is not None and received > chunk.length:
+        except RegistryError as error:
+            # On a full disk nobody is helped by a part that its sender may never go on with.
+            if error.row is STORE_FULL:
+                with suppress(RegistryError):
+                    await staged.truncate(start)
+                self._space.look_again()
+                if chunk.length is None:
+                    record = session.record
+                    self._space.cut_off(record.repository, record.account, start + received)
+            elif chunk.length is not None and received > chunk.length:
                 await staged.truncate(start)
             raise
 

@@ -2,6 +2,7 @@
 
     <root>/uploads/<id>                     a blob on its way in, mode 0600
     <root>/blobs/<algorithm>/<ab>/<hex>     a blob, mode 0444, named by its content
+    <root>/quarantine/<algorithm>-<hex>     a blob that nobody needed any more, kept for a while
 
 A staged file is hashed while bytes arrive, so that publishing costs the same for a kilobyte and
 for ten gigabytes. The state of a hash cannot be saved: after a restart `hashed` stands at 0 and
@@ -83,6 +84,7 @@ class StagedFile:
         self._hasher = new_hasher(algorithm)
         self._hashed = 0
         self._flushed = 0
+        self._named: Path | None = None
         # Taken in worker threads alone, for as long as one piece of work takes.
         self._turn = threading.Lock()
         self.size = size
@@ -135,7 +137,7 @@ class StagedFile:
             try:
                 end = _write_all(descriptor, pieces, self.size)
                 if end - self._flushed >= _FLUSH_EVERY:
-                    os.fdatasync(descriptor)
+                    self._flush(os.fdatasync, descriptor)
                     self._flushed = end
             except OSError:
                 with suppress(OSError):
@@ -170,14 +172,32 @@ class StagedFile:
     def _publish(self, target: Path) -> None:
         # 1. bytes durable  2. name visible  3. name durable; the caller then records it.
         # A crash between any two leaves a staged file or an unrecorded blob, never a torn one.
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
+        # What failed after 2 is not lost: another attempt goes on from there.
+        if self._named != target:
+            descriptor = os.open(self._path, os.O_RDONLY)
+            try:
+                self._flush(os.fsync, descriptor)
+            finally:
+                os.close(descriptor)
             self._path.rename(target)
-            os.fchmod(descriptor, 0o444)  # not before: a session that goes on must be writable
-        finally:
-            os.close(descriptor)
+            self._named = target
+        target.chmod(0o444)  # not before: a session that goes on must be writable
         sync_folder(target.parent)
+
+    def _flush(self, flush: Callable[[int], None], descriptor: int) -> None:
+        """Make the bytes durable; after a failure they are to be read and hashed once more.
+
+        The kernel tells once that it could not write a page, and takes it for written then: the
+        next attempt would succeed whatever is on the disk.
+        """
+        try:
+            flush(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._flushed = 0
+            self._restart_hash(self._algorithm)
+            raise
 
     def _discard(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -189,10 +209,12 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         self._blobs = root / "blobs"
         self._uploads = root / "uploads"
+        self._quarantine = root / "quarantine"
 
     def prepare(self) -> None:
         """Make the folders that are not there yet; raises OSError. Runs before the loop starts."""
         self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._quarantine.mkdir(mode=0o700, exist_ok=True)
         self._blobs.mkdir(mode=0o700, exist_ok=True)
         for algorithm in ALGORITHMS:
             shelf = self._blobs / algorithm
@@ -251,10 +273,23 @@ class FileStore:
         with file:
             yield FileRegion(file)
 
-    async def room(self) -> tuple[int, int] | None:
-        """Return how many bytes of the file system are free for us, and how many there are."""
+    async def put_away(self, digests: Sequence[Digest]) -> None:
+        """Move blobs into quarantine, those that are not there already, or nowhere."""
         with _translated(STORE_UNAVAILABLE):
-            state = await work.disk(os.statvfs, self._uploads)
+            await work.disk(self._put_away, digests)
+
+    async def purge(self, digests: Sequence[Digest]) -> None:
+        """Remove blobs from quarantine, those that are there."""
+        with _translated(STORE_UNAVAILABLE):
+            await work.disk(self._purge, digests)
+
+    def room(self) -> tuple[int, int] | None:
+        """Return how many bytes of the file system are free for us, and how many there are.
+
+        It blocks.
+        """
+        with _translated(STORE_UNAVAILABLE):
+            state = os.statvfs(self._uploads)
         return state.f_bavail * state.f_frsize, state.f_blocks * state.f_frsize
 
     async def check_writable(self) -> None:
@@ -262,6 +297,18 @@ class FileStore:
         probe = self._uploads / f"put-{token_hex(16)}"
         with _translated(STORE_UNAVAILABLE):
             await work.disk(_probe, probe)
+
+    def _away(self, digest: Digest) -> Path:
+        return self._quarantine / f"{digest.algorithm}-{digest.hex}"
+
+    def _put_away(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            with suppress(FileNotFoundError):
+                self.path(digest).rename(self._away(digest))
+
+    def _purge(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            self._away(digest).unlink(missing_ok=True)
 
     def _staged(self) -> dict[str, float]:
         ages = {}

@@ -82,6 +82,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.blobs: dict[Digest, bytes] = {}
+        self.away: dict[Digest, bytes] = {}
         self.arriving: dict[str, bytearray] = {}
         self.touched: dict[str, float] = {}
 
@@ -131,9 +132,20 @@ class MemoryStore:
             raise BLOB_UNKNOWN.error() from None
         yield region
 
-    async def room(self) -> tuple[int, int] | None:
-        """Nothing bounds it here."""
+    async def put_away(self, digests: Sequence[Digest]) -> None:
+        """Move blobs into quarantine, those that are not there already, or nowhere."""
         await trio.lowlevel.checkpoint()
+        for digest in self.blobs.keys() & set(digests):
+            self.away[digest] = self.blobs.pop(digest)
+
+    async def purge(self, digests: Sequence[Digest]) -> None:
+        """Remove blobs from quarantine, those that are there."""
+        await trio.lowlevel.checkpoint()
+        for digest in digests:
+            self.away.pop(digest, None)
+
+    def room(self) -> tuple[int, int] | None:
+        """Nothing bounds it here."""
         return None
 
     async def check_writable(self) -> None:

@@ -14,10 +14,12 @@ from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.catalogue.database import Database
+from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.records import Catalogue
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
 from appliance.registry.registry import Registry as UseCases
+from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore
 
@@ -56,6 +58,7 @@ class Registry:
     store: FileStore
     database: Database
     htpasswd: Path
+    space: Space
 
     async def close(self) -> None:
         await self.database.aclose()
@@ -158,7 +161,7 @@ def open_registry(
     store.prepare()
     database = Database.open(folder / "catalogue.sqlite3")
     catalogue = Catalogue(database)
-    registry = UseCases(store=store, records=catalogue)
+    registry = UseCases(store=store, records=catalogue, garbage=Garbage(database))
     application = Application(
         registry=registry,
         access=Access(
@@ -169,4 +172,4 @@ def open_registry(
         body_max=body_max,
         rates=rates,
     )
-    return Registry(application, registry.uploads, store, database, htpasswd)
+    return Registry(application, registry.uploads, store, database, htpasswd, registry.space)

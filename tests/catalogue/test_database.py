@@ -14,7 +14,7 @@ from appliance import work
 from appliance.catalogue import database as module
 from appliance.catalogue import schema
 from appliance.catalogue.database import Database
-from appliance.catalogue.schema import STEPS, SchemaTooNewError
+from appliance.catalogue.schema import STEPS, SchemaTooNewError, check_version
 from appliance.oci.errors import BLOB_UNKNOWN, STORE_FULL, STORE_UNAVAILABLE
 from tests.refused import refused
 
@@ -101,7 +101,17 @@ async def test_an_empty_file_gets_todays_tables(database: Database) -> None:
     tables = {
         name for (name,) in database.read("SELECT name FROM sqlite_schema WHERE type='table'")
     }
-    assert tables == {"repository", "blob", "link", "manifest", "tag", "edge", "session", "absent"}
+    assert tables == {
+        "repository",
+        "blob",
+        "link",
+        "manifest",
+        "tag",
+        "edge",
+        "session",
+        "absent",
+        "quarantine",
+    }
 
 
 async def test_commits_are_durable_and_references_hold(database: Database) -> None:
@@ -154,6 +164,24 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -
     path.write_bytes(content)
     with pytest.raises(sqlite3.DatabaseError):
         Database.open(path)
+
+
+def test_a_version_is_looked_up_while_the_rest_is_in_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    Database.open(path).close()
+    header = path.read_bytes()[:100]
+    # As a crash within a checkpoint leaves it: the first page is new, and others are still missing.
+    path.write_bytes(header)
+    check_version(path)
+    path.write_bytes(header[:60] + (len(STEPS) + 1).to_bytes(4, "big") + header[64:])
+    with pytest.raises(SchemaTooNewError):
+        check_version(path)
+    path.write_bytes(b"")
+    check_version(path)
+    for content in (b"this is no database" * 10, header[:50]):
+        path.write_bytes(content)
+        with pytest.raises(sqlite3.DatabaseError):
+            check_version(path)
 
 
 def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

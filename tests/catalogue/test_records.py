@@ -536,6 +536,24 @@ class Model:
         )
 
 
+# How many rows have another count than what they count.
+COUNTS = {
+    "links": """SELECT count(*) FROM link WHERE uses <>
+        (SELECT count(*) FROM edge WHERE repository = link.repository AND target = link.blob)""",
+    "manifest uses": """SELECT count(*) FROM manifest WHERE uses <> (SELECT count(*) FROM edge
+        WHERE repository = manifest.repository AND target = manifest.blob)""",
+    "manifest tags": """SELECT count(*) FROM manifest WHERE tags <> (SELECT count(*) FROM tag
+        WHERE repository = manifest.repository AND tag.manifest = manifest.blob)""",
+    "bound": """SELECT count(*) FROM manifest WHERE bound <> EXISTS (SELECT 1 FROM blob
+        JOIN manifest AS other ON other.blob = blob.id
+        WHERE blob.digest = manifest.subject AND other.repository = manifest.repository)""",
+    "holders": """SELECT count(*) FROM blob WHERE holders <>
+        (SELECT count(*) FROM link WHERE link.blob = blob.id)
+        + (SELECT count(*) FROM manifest WHERE manifest.blob = blob.id)""",
+    "repositories": """SELECT count(*) FROM repository WHERE manifests <>
+        (SELECT count(*) FROM manifest WHERE manifest.repository = repository.id)""",
+}
+
 STEPS = st.one_of(
     st.tuples(st.just("link"), PLACES, st.sampled_from(BLOBS)),
     st.tuples(st.just("mount"), PLACES, st.sampled_from(BLOBS)),
@@ -543,6 +561,7 @@ STEPS = st.one_of(
     st.tuples(st.just("put"), PLACES, st.sampled_from(sorted(MANIFESTS))),
     st.tuples(st.just("put"), PLACES, st.sampled_from(sorted(MANIFESTS))),
     st.tuples(st.just("delete"), PLACES, st.sampled_from(sorted(MANIFESTS))),
+    st.tuples(st.just("drop"), PLACES, st.just(b"")),
     st.tuples(st.just("untag"), PLACES, st.sampled_from([b"latest", b"image", b"index"])),
 )
 
@@ -566,6 +585,8 @@ async def follow(path: Path, steps: list[tuple[str, str, bytes]]) -> None:
     for step, place, content in steps:
         await take(catalogue, model, step, place, content)
     await agree(catalogue, model)
+    for name, query in COUNTS.items():
+        assert database.read(query) == [(0,)], name
     await database.aclose()
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -607,6 +628,12 @@ async def take(catalogue: Catalogue, model: Model, step: str, place: str, conten
             for (at, tag), held in list(model.tags.items()):
                 if (at, held) == (place, content):
                     del model.tags[at, tag]
+        case "drop":
+            expected = any(at == place for at, _ in model.links | model.manifests)
+            assert await succeeds(catalogue.delete_repository(place)) == expected
+            model.links = {(at, held) for at, held in model.links if at != place}
+            model.manifests = {(at, held) for at, held in model.manifests if at != place}
+            model.tags = {key: held for key, held in model.tags.items() if key[0] != place}
         case _:
             expected = model.tags.pop((place, content.decode()), None) is not None
             assert await succeeds(catalogue.delete_tag(place, content.decode())) == expected

@@ -148,6 +148,7 @@ def test_these_are_the_commands() -> None:
     assert sorted(" ".join(path) for path in commands(registry)) == [
         "",
         "check",
+        "gc",
         "info",
         "ls",
         "rm",

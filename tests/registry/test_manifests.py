@@ -20,10 +20,12 @@ from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.protocol.paging import Page
 from appliance.protocol.session import Session
 from appliance.registry.blobs import Blobs
+from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
 from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore
 from tests.refused import refused
+from tests.registry.leased import leased
 
 HERE, THERE = "here/app", "there/app"
 CONFIG = b"{}"
@@ -55,7 +57,7 @@ async def manifests(store: Store, catalogue: Catalogue) -> Manifests:
         await catalogue.add_session(session)
         await store.put(Digest.of(CONFIG), CONFIG)
         await catalogue.commit_session(session, Digest.of(CONFIG), len(CONFIG))
-    return Manifests(store=store, records=catalogue)
+    return Manifests(store=store, records=catalogue, leases=leased(), locks=DigestLocks())
 
 
 async def served(manifests: Manifests, repository: str, reference: Digest | str) -> bytes:
@@ -227,7 +229,7 @@ async def test_what_was_deleted_may_come_again(manifests: Manifests) -> None:
 async def test_a_blob_can_be_deleted_once_no_manifest_needs_it(
     manifests: Manifests, store: Store, catalogue: Catalogue
 ) -> None:
-    blobs = Blobs(store=store, records=catalogue)
+    blobs = Blobs(store=store, records=catalogue, leases=leased())
     digest, _ = await manifests.put(HERE, "latest", image(), OCI_MANIFEST)
     assert await blobs.size(HERE, Digest.of(CONFIG)) == len(CONFIG)
     await manifests.delete(HERE, digest)

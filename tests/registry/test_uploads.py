@@ -26,11 +26,13 @@ from appliance.oci.errors import (
 )
 from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Session
+from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import Body, Sink
 from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore, StagedFile
 from appliance.storage.memory import MemoryStore, StagedMemory
 from tests.refused import refused
+from tests.registry.leased import leased
 
 HERE = "here/app"
 ALICE = "alice"
@@ -125,7 +127,7 @@ class World:
 
     def restart(self) -> "World":
         """Give the same registry to a process that has just started."""
-        return World(Uploads(store=self.store, records=self.catalogue), self.store, self.catalogue)
+        return World(uploads(self.store, self.catalogue), self.store, self.catalogue)
 
     async def expect_nothing(self) -> None:
         """Make sure that no session is left, neither its record nor its bytes."""
@@ -138,9 +140,13 @@ class World:
         assert set(await self.store.staged()) == sessions
 
 
+def uploads(store: Store, catalogue: Catalogue) -> Uploads:
+    return Uploads(store=store, records=catalogue, leases=leased(), locks=DigestLocks())
+
+
 @pytest.fixture
 def world(store: Store, catalogue: Catalogue) -> World:
-    return World(Uploads(store=store, records=catalogue), store, catalogue)
+    return World(uploads(store, catalogue), store, catalogue)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     record("fsync", file_of)
     record("fdatasync", file_of)
-    record("fchmod", lambda descriptor, _: file_of(descriptor))
+    record("chmod", lambda path, _: Path(path).name)
     record("rename", lambda _, target: Path(target).name)
     record("mkdir", lambda path, *_: Path(path).name)
     return taken
@@ -129,7 +129,7 @@ async def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
     assert steps == [
         ("fsync", SESSION),
         ("rename", DIGEST.hex),
-        ("fchmod", DIGEST.hex),
+        ("chmod", DIGEST.hex),
         ("fsync", DIGEST.hex[:2]),
     ]
 
@@ -297,6 +297,54 @@ async def test_a_blob_that_could_not_be_published_still_takes_bytes(
     assert mode(tmp_path / "uploads" / SESSION) & stat.S_IWUSR  # root may write regardless
     staged.append([CONTENT[5000:]])
     assert await staged.digest("sha256") == DIGEST
+
+
+@pytest.mark.parametrize("flush", ["fsync", "fdatasync"])
+async def test_what_could_not_be_flushed_is_read_back_before_it_counts(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush: str
+) -> None:
+    def lose(descriptor: int) -> None:
+        with (tmp_path / "uploads" / SESSION).open("r+b") as file:
+            file.write(b"lost")  # what the disk had there before
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "_FLUSH_EVERY", 1000)
+    staged = await store.stage(SESSION, "sha256")
+    staged.append([CONTENT[:900]])
+    assert await staged.digest("sha256") == Digest.of(CONTENT[:900])
+    with monkeypatch.context() as broken:
+        broken.setattr(os, flush, lose)
+        with refused(STORE_UNAVAILABLE):
+            if flush == "fsync":
+                await staged.publish(Digest.of(CONTENT[:900]))
+            else:
+                staged.append([CONTENT[900:1000]])
+    assert await staged.digest("sha256") == Digest.of(b"lost" + CONTENT[4:900])
+
+
+@pytest.mark.parametrize("broken", ["chmod", "fsync"])
+async def test_a_blob_that_has_its_name_and_could_not_be_settled_can_be_published_again(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    original = getattr(os, broken)
+
+    def fail(subject: object, *args: object, **kwargs: object) -> None:
+        if store.path(DIGEST).exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        original(subject, *args, **kwargs)
+
+    staged = await store.stage(SESSION, "sha256")
+    staged.append([CONTENT])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, broken, fail)
+        with refused(STORE_UNAVAILABLE):
+            await staged.publish(DIGEST)
+    await staged.publish(DIGEST)
+    assert (store.path(DIGEST).read_bytes(), mode(store.path(DIGEST))) == (CONTENT, 0o444)
+    with refused(BLOB_UPLOAD_UNKNOWN):
+        await staged.publish(Digest.of(b"other"))
+    await staged.discard()
+    assert store.path(DIGEST).exists()
 
 
 # --- files that change under our hands

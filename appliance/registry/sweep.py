@@ -1,0 +1,138 @@
+"""The sweep: what nobody needs any more goes, while others push and pull.
+
+    1. manifests  those whose subject has gone; where so wished, those without a tag for long
+    2. links      a blob of a repository that no manifest there has needed for the grace period
+    3. blobs      what no repository links, put away into quarantine
+    4. purge      what has been in quarantine for long enough leaves the disk
+
+Each is done in small batches, found through indexes of what is idle, so that the work is that of
+the garbage and not of the registry. Nothing that is leased goes (see `leases`), and everything is
+looked at once more in the transaction that removes it. A blob's record goes first and its file
+after it, both under the lock of its digest, which pushes hold as well: neither can slip between
+the other's two halves, and a crash in between leaves a file that the next sweep puts away.
+
+Any error ends a sweep; what it has removed by then was garbage, and the next one goes on.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from appliance.oci.garbage import IdlePair, Place, Totals
+from appliance.registry.leases import Leases
+from appliance.registry.locks import DigestLocks
+from appliance.registry.ports import BlobStore, GarbageRecords
+
+_BATCH = 64
+_REST = 2.0  # times as long as a batch took
+
+_List = Callable[[int, Place | None, int], Awaitable[list[IdlePair]]]
+_Remove = Callable[[list[IdlePair]], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRules:
+    """What counts as garbage, in seconds."""
+
+    grace: float
+    """How long nothing has needed it."""
+    quarantine: float
+    """How long it is kept afterwards."""
+    untagged: float | None
+    """How long a manifest is kept without a tag; None for ever."""
+
+
+class Sweep:
+    """The sweep of a registry; one runs at a time."""
+
+    def __init__(
+        self, *, store: BlobStore, records: GarbageRecords, leases: Leases, locks: DigestLocks
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._leases = leases
+        self._locks = locks
+        self._turn = trio.Lock()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let a sweep end with the batch that it is busy with; the next one goes on from there."""
+        self._stopping = True
+
+    async def preview(self, rules: SweepRules) -> Totals:
+        """Count what a sweep would find now; nothing is changed."""
+        now = int(time.time())
+        untagged = None if rules.untagged is None else now - int(rules.untagged)
+        return await self._records.totals(now - int(rules.grace), untagged)
+
+    async def run(self, rules: SweepRules) -> Totals:
+        """Sweep once, and return what was removed. Raises STORE_UNAVAILABLE and its like."""
+        async with self._turn:
+            totals = Totals()
+            before = int(time.time() - rules.grace)
+            totals.manifests += await self._remove(
+                self._records.orphans, self._records.remove_manifests, before
+            )
+            if rules.untagged is not None:
+                totals.manifests += await self._remove(
+                    self._records.untagged,
+                    self._records.remove_manifests,
+                    int(time.time() - rules.untagged),
+                )
+            totals.links += await self._remove(
+                self._records.idle_links, self._records.remove_links, before
+            )
+            await self._put_away(totals)
+            await self._purge(int(time.time() - rules.quarantine), totals)
+            return totals
+
+    async def _remove(self, list_: _List, remove: _Remove, before: int) -> int:
+        removed = 0
+        after: Place | None = None
+        while not self._stopping and (found := await list_(before, after, _BATCH)):
+            after = found[-1].place
+            began = trio.current_time()
+            claimed = self._leases.claim((one.repository, one.blob.digest) for one in found)
+            try:
+                free = [one for one in found if (one.repository, one.blob.digest) in claimed]
+                if free:
+                    removed += await remove(free)
+            finally:
+                self._leases.settle(claimed)
+            await _breathe(began)
+        return removed
+
+    async def _put_away(self, totals: Totals) -> None:
+        while not self._stopping and (found := await self._records.idle_blobs(_BATCH)):
+            began = trio.current_time()
+            async with self._locks.hold(blob.digest for blob in found):
+                # 1. record gone, noted as in quarantine  2. file moved there
+                gone = await self._records.put_away(found)
+                await self._store.put_away([blob.digest for blob in gone])
+            if not gone:
+                return  # all of them have come to be needed, or somebody else is at work
+            totals.blobs += len(gone)
+            totals.size += sum(blob.size for blob in gone)
+            await _breathe(began)
+
+    async def _purge(self, before: int, totals: Totals) -> None:
+        while not self._stopping and (found := await self._records.quarantined(before, _BATCH)):
+            began = trio.current_time()
+            digests = [blob.digest for blob in found]
+            async with self._locks.hold(digests):
+                # A crash may have come between the two halves of putting one away.
+                known = [await self._records.is_known(digest) for digest in digests]
+                await self._store.put_away(
+                    [digest for digest, here in zip(digests, known, strict=True) if not here]
+                )
+            await self._store.purge(digests)
+            await self._records.forget(digests)
+            totals.purged += sum(blob.size for blob in found)
+            await _breathe(began)
+
+
+async def _breathe(began: float) -> None:
+    """Rest for longer than a batch has taken: clients come first."""
+    await trio.sleep(_REST * (trio.current_time() - began))

@@ -1,0 +1,350 @@
+"""What a disk holds after a power cut, worked out from the system calls that wrote to it.
+
+POSIX promises little: the contents of a file as they were when fsync(2) on it was called, and the
+names in a folder as they were when fsync(2) on that was called, each once the call has returned.
+Everything else may be there or not, in any combination, and a disk is free to choose. The calls
+come from strace(1); a call counts as made when it returns, and a sync covers what had returned
+before it was called, so threads that run side by side get no more than they were promised.
+
+Files that are written through mmap(2) are not seen; the catalogue has one, `-shm`, which is an
+index to its log that is made anew after a crash, and which is left out.
+"""
+
+import os
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+CALLS = (
+    "open,openat,creat,lseek,write,writev,pwrite64,pwritev,pwritev2,truncate,ftruncate,fallocate,"
+    "rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlink,symlinkat,mkdir,mkdirat,rmdir,"
+    "fsync,fdatasync,sync,syncfs,sync_file_range,copy_file_range,splice,sendto,sendmsg"
+)
+STRACE = (
+    "strace",
+    "-D",
+    "-f",
+    "--seccomp-bpf",
+    "-y",
+    "-xx",
+    "-s",
+    str(32 << 20),
+    "-e",
+    f"trace={CALLS}",
+)
+"""Put before a command (with `-o FILE`), records it; -D leaves the command our own child."""
+
+RULES = {
+    "promised": ("durable",),
+    "named": ("names",),
+    "chance": ("durable", "names"),
+    "all": ("names",),
+}
+"""What a power cut may leave: which names of a folder are there. See `Disk.rebuild`."""
+
+_LINE = re.compile(r"(?P<thread>\d+) +(?:<\.\.\. \w+ resumed>)?(?P<rest>.*)", re.DOTALL)
+_CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)", re.DOTALL)
+_TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
+_OPEN_FILE = re.compile(r"(\d+)<((?:\\x[0-9a-f]{2})*)>(\(deleted\))?")
+_UNFINISHED = " <unfinished ...>"
+_LEFT_OUT = ("-shm",)
+_ANSWERING = ("sendto", "sendmsg")
+
+
+class Call(NamedTuple):
+    """A system call as strace writes it."""
+
+    name: str
+    arguments: str
+    result: int
+
+    def answers(self) -> bool:
+        """Whether it sends the beginning of an answer to a client."""
+        return self.name in _ANSWERING and any(
+            text.startswith(b"HTTP/1.1 ") for text in self.texts()
+        )
+
+    def texts(self) -> list[bytes]:
+        """The strings among the arguments."""
+        found = _TEXT.findall(self.arguments)
+        assert not any(cut for _, cut in found), "strace has cut a string short"
+        return [_decoded(text) for text, _ in found]
+
+    def paths(self) -> list[Path]:
+        """The strings as paths; those of our programs are absolute."""
+        return [Path(os.fsdecode(text)) for text in self.texts()]
+
+    def descriptor(self) -> int:
+        """The first argument as a descriptor."""
+        found = _OPEN_FILE.match(self.arguments)
+        return int(found[1]) if found else -1
+
+    def file(self) -> Path | None:
+        """The path behind that; None for what has no name any more."""
+        found = _OPEN_FILE.match(self.arguments)
+        if found is None or found[3]:
+            return None
+        return Path(os.fsdecode(_decoded(found[2])))
+
+    def number(self, place: int) -> int:
+        """An argument that is a number, counted from the end as -1, -2, …"""
+        return int(self.arguments.rsplit(", ", -place)[place])
+
+
+def _decoded(text: str) -> bytes:
+    return bytes.fromhex(text.replace("\\x", ""))
+
+
+class Step(NamedTuple):
+    """The beginning of a call, or its end, which has a result."""
+
+    call: Call
+    mark: int
+    """The same for both."""
+    ends: bool
+
+
+def steps(trace: Path) -> Iterator[Step]:
+    """Everything that happened, in order."""
+    waiting: dict[str, tuple[str, int]] = {}
+    with trace.open() as lines:
+        for mark, line in enumerate(lines):
+            found = _LINE.match(line.rstrip("\n"))
+            assert found is not None, line[:200]
+            thread, rest = found["thread"], found["rest"]
+            if rest.startswith(("+++", "---")):
+                continue
+            if rest.endswith(_UNFINISHED):
+                begun = rest.removesuffix(_UNFINISHED)
+                name, _, arguments = begun.partition("(")
+                waiting[thread] = (begun, mark)
+                yield Step(Call(name, arguments, -1), mark, ends=False)
+                continue
+            begun, began = waiting.pop(thread, ("", mark))
+            complete = _CALL.match(begun + rest)
+            if complete is None:
+                continue  # cut off by the end of the process: it has no result
+            call = Call(complete["name"], complete["arguments"], int(complete["result"]))
+            if not begun:
+                yield Step(call, mark, ends=False)
+            yield Step(call, began, ends=True)
+
+
+@dataclass(eq=False)
+class File:
+    """A file: what it holds, and what it is sure to hold after a power cut."""
+
+    content: bytearray = field(default_factory=bytearray)
+    durable: bytes = b""
+    unsure: list[tuple[int, bytes | None]] = field(default_factory=list)
+    """Writes since then (offset and bytes) and cuts to a length (length and None)."""
+
+    def change(self, offset: int, data: bytes | None) -> None:
+        """Write, or cut."""
+        _change(self.content, offset, data)
+        self.unsure.append((offset, data))
+
+    def sync(self) -> Callable[[], None]:
+        """Begin a sync; calling what this returns ends it."""
+        content, covered = bytes(self.content), list(self.unsure)
+
+        def done() -> None:
+            self.durable = content
+            self.unsure = [
+                change for change in self.unsure if not any(change is c for c in covered)
+            ]
+
+        return done
+
+
+@dataclass(eq=False)
+class Folder:
+    """A folder: its names, and those that are sure to be there after a power cut."""
+
+    names: dict[str, "File | Folder"] = field(default_factory=dict)
+    durable: dict[str, "File | Folder"] = field(default_factory=dict)
+
+    def sync(self) -> Callable[[], None]:
+        """Begin a sync; calling what this returns ends it."""
+        names = dict(self.names)
+
+        def done() -> None:
+            self.durable = names
+
+        return done
+
+
+def _change(content: bytearray, offset: int, data: bytes | None) -> None:
+    if data is None:
+        del content[offset:]
+        content.extend(bytes(offset - len(content)))
+        return
+    content.extend(bytes(max(0, offset - len(content))))
+    content[offset : offset + len(data)] = data
+
+
+class Disk:
+    """All below one empty folder, which is there for good itself."""
+
+    def __init__(self, top: Path) -> None:
+        self._top = top
+        self._tree = Folder()
+        self._positions: dict[int, int] = {}
+        self._syncing: dict[int, Callable[[], None]] = {}
+
+    # -- what happens to it
+
+    def take(self, step: Step) -> Path | None:
+        """Let a step happen; the path of the file that got a name by it, if one did."""
+        call = step.call
+        if call.name in {"fsync", "fdatasync"}:
+            self._sync(step)
+            return None
+        if not step.ends or call.result < 0:
+            return None
+        handle = getattr(self, f"_{_SAME.get(call.name, call.name)}", None)
+        if handle is not None:
+            named: Path | None = handle(call)
+            return named
+        if call.name not in _ANSWERING:
+            concerned = [call.file(), *call.paths()]
+            assert not any(path and path.is_relative_to(self._top) for path in concerned), call
+        return None
+
+    def _sync(self, step: Step) -> None:
+        if not step.ends:
+            node = self._find(step.call.file())
+            if node is not None:
+                self._syncing[step.mark] = node.sync()
+        elif (done := self._syncing.pop(step.mark, None)) and step.call.result == 0:
+            done()
+
+    def _openat(self, call: Call) -> None:
+        [path] = call.paths()
+        self._positions[call.result] = 0
+        if not path.is_relative_to(self._top):
+            return
+        node = self._find(path)
+        if node is None and (call.name == "creat" or "O_CREAT" in call.arguments):
+            node = self._parent(path).names[path.name] = File()
+        if isinstance(node, File):
+            if "O_TRUNC" in call.arguments:
+                node.change(0, None)
+            if "O_APPEND" in call.arguments:
+                self._positions[call.result] = len(node.content)
+
+    def _lseek(self, call: Call) -> None:
+        self._positions[call.descriptor()] = call.result
+
+    def _write(self, call: Call) -> None:
+        descriptor = call.descriptor()
+        offset = self._positions.get(descriptor, 0)
+        self._positions[descriptor] = offset + call.result
+        self._change(call, offset)
+
+    def _pwrite64(self, call: Call) -> None:
+        self._change(call, call.number(-1))
+
+    def _pwritev2(self, call: Call) -> None:
+        self._change(call, call.number(-2))
+
+    def _change(self, call: Call, offset: int) -> None:
+        node = self._find(call.file())
+        if isinstance(node, File):
+            node.change(offset, b"".join(call.texts())[: call.result])
+
+    def _ftruncate(self, call: Call) -> None:
+        node = self._find(call.file())
+        if isinstance(node, File):
+            node.change(call.number(-1), None)
+
+    def _truncate(self, call: Call) -> None:
+        node = self._find(call.paths()[0])
+        if isinstance(node, File):
+            node.change(call.number(-1), None)
+
+    def _mkdir(self, call: Call) -> None:
+        [path] = call.paths()
+        if path.is_relative_to(self._top):
+            self._parent(path).names[path.name] = Folder()
+
+    def _unlink(self, call: Call) -> None:
+        [path] = call.paths()
+        if path.is_relative_to(self._top):
+            self._parent(path).names.pop(path.name, None)
+
+    def _rename(self, call: Call) -> Path | None:
+        source, target = call.paths()
+        if not source.is_relative_to(self._top):
+            return None
+        self._parent(target).names[target.name] = self._parent(source).names.pop(source.name)
+        return target
+
+    def _link(self, call: Call) -> Path | None:
+        source, target = call.paths()
+        if not source.is_relative_to(self._top):
+            return None
+        self._parent(target).names[target.name] = self._parent(source).names[source.name]
+        return target
+
+    def _parent(self, path: Path) -> Folder:
+        node = self._find(path.parent)
+        assert isinstance(node, Folder), f"{path.parent} is not known"
+        return node
+
+    def _find(self, path: Path | None, *, durable: bool = False) -> File | Folder | None:
+        if path is None or not path.is_relative_to(self._top):
+            return None
+        node: File | Folder | None = self._tree
+        for name in path.relative_to(self._top).parts:
+            if not isinstance(node, Folder):
+                return None
+            node = (node.durable if durable else node.names).get(name)
+        return node
+
+    # -- what is left of it
+
+    def survives(self, path: Path, *, named: bool = False) -> bytes | None:
+        """What a file surely holds; None unless its name is durable, or is taken for durable."""
+        node = self._find(path, durable=not named)
+        return node.durable if isinstance(node, File) else None
+
+    def rebuild(self, target: Path, rule: str, chance: random.Random) -> None:
+        """Make a folder as the power cut leaves it.
+
+        `promised`: what POSIX promises and nothing else.  `named`: all names are there, without
+        contents that were not synced.  `chance`: whatever the disk likes of all that is unsure.
+        `all`: everything is there, as when it was the process alone that ended.
+        """
+        self._rebuild(self._tree, target, rule, chance)
+
+    def _rebuild(self, folder: Folder, target: Path, rule: str, chance: random.Random) -> None:
+        target.mkdir(mode=0o700)
+        for name in sorted({*folder.names, *folder.durable}):
+            node = chance.choice([getattr(folder, side) for side in RULES[rule]]).get(name)
+            if isinstance(node, Folder):
+                self._rebuild(node, target / name, rule, chance)
+            elif node is not None and not name.endswith(_LEFT_OUT):
+                content = bytearray(node.durable)
+                for offset, data in node.unsure if rule in {"chance", "all"} else []:
+                    if rule == "all" or chance.random() < 0.5:
+                        _change(content, offset, data)
+                (target / name).write_bytes(content)
+
+
+_SAME = {
+    "open": "openat",
+    "creat": "openat",
+    "writev": "write",
+    "pwritev": "pwrite64",
+    "mkdirat": "mkdir",
+    "rmdir": "unlink",
+    "unlinkat": "unlink",
+    "renameat": "rename",
+    "renameat2": "rename",
+    "linkat": "link",
+}
+"""Calls that differ in nothing that matters here."""
