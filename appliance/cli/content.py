@@ -10,6 +10,7 @@ from appliance.control import ControlError, ask
 from appliance.oci.errors import RegistryError
 from appliance.oci.names import parse_name, parse_reference
 from appliance.protocol.paging import PAGE_MAX
+from appliance.registry.space import amount
 from appliance.settings import DEFAULT_FILE
 
 
@@ -75,10 +76,10 @@ def gc(dry_run: bool, file: Path | None) -> None:
     verb = "would go" if dry_run else "went"
     click.echo(
         f"{found['manifests']} manifests and {found['links']} links {verb};"
-        f" {found['blobs']} blobs of {found['size']} bytes to quarantine."
+        f" {found['blobs']} blobs of {amount(found['size'])} to quarantine."
     )
     if not dry_run:
-        click.echo(f"{found['purged']} bytes left quarantine and the disk.")
+        click.echo(f"{amount(found['purged'])} left quarantine and the disk.")
 
 
 def _question(name: str, tags: list[str]) -> str:

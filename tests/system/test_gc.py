@@ -73,7 +73,7 @@ def test_a_registry_sweeps_by_itself(tmp_path: Path) -> None:
 def test_with_the_usual_settings_nothing_goes_that_came_today(tmp_path: Path) -> None:
     with daemon.running(tmp_path) as registry:
         digest = registry.client().push_blob("app", b"nobody needs this yet")
-        assert swept(registry).startswith("0 manifests and 0 links went; 0 blobs of 0 bytes")
+        assert swept(registry).startswith("0 manifests and 0 links went; 0 blobs of 0 B")
         registry.stop()
-        assert swept(registry).startswith("0 manifests and 0 links went; 0 blobs of 0 bytes")
+        assert swept(registry).startswith("0 manifests and 0 links went; 0 blobs of 0 B")
         assert registry.blob_path(digest).exists()
