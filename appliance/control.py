@@ -184,7 +184,6 @@ async def _call(application: ASGIApplication, method: str, target: str) -> Answe
 
     async def receive() -> Mapping[str, Any]:
         await trio.sleep_forever()
-        raise AssertionError
 
     async def send(message: Mapping[str, Any]) -> None:
         messages.append(message)

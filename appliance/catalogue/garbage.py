@@ -33,7 +33,7 @@ _MANIFESTS = """
 _ORPHANS = _MANIFESTS.format(state="orphan = 1")
 _UNTAGGED = _MANIFESTS.format(state="bound = 0")
 
-_START = (-1, -1, -1)
+_START = Place(-1, -1, -1)
 
 _IDLE_LINKS = "SELECT count(*) FROM link WHERE uses = 0 AND idle_since <= ?"
 
@@ -101,35 +101,13 @@ class Garbage:
 
     async def remove_links(self, pairs: Sequence[IdlePair]) -> int:
         """Remove those links that are still idle; return how many."""
-
-        def writing(connection: sqlite3.Connection) -> int:
-            removed = 0
-            for pair in pairs:
-                removed += connection.execute(
-                    "DELETE FROM link WHERE repository = ? AND blob = ? AND uses = 0"
-                    " AND idle_since = ?",
-                    (pair.place[1], pair.place[2], pair.place[0]),
-                ).rowcount
-            drop_empty(connection, {pair.place[1] for pair in pairs})
-            return removed
-
-        return await self._database.write(writing)
+        return await self._remove("DELETE FROM link WHERE uses = 0", pairs)
 
     async def remove_manifests(self, pairs: Sequence[IdlePair]) -> int:
         """Remove those manifests that are still idle; return how many."""
-
-        def writing(connection: sqlite3.Connection) -> int:
-            removed = 0
-            for pair in pairs:
-                removed += connection.execute(
-                    "DELETE FROM manifest WHERE repository = ? AND blob = ? AND tags = 0"
-                    " AND uses = 0 AND bound = 0 AND idle_since = ?",
-                    (pair.place[1], pair.place[2], pair.place[0]),
-                ).rowcount
-            drop_empty(connection, {pair.place[1] for pair in pairs})
-            return removed
-
-        return await self._database.write(writing)
+        return await self._remove(
+            "DELETE FROM manifest WHERE tags = 0 AND uses = 0 AND bound = 0", pairs
+        )
 
     async def put_away(self, blobs: Sequence[IdleBlob]) -> list[IdleBlob]:
         """Forget those blobs that still nobody has, but for their quarantine; return which."""
@@ -164,11 +142,21 @@ class Garbage:
 
         await self._database.write(writing)
 
+    async def _remove(self, deleting: str, pairs: Sequence[IdlePair]) -> int:
+        query = f"{deleting} AND idle_since = ? AND repository = ? AND blob = ?"
+
+        def writing(connection: sqlite3.Connection) -> int:
+            removed = sum(connection.execute(query, pair.place).rowcount for pair in pairs)
+            drop_empty(connection, {pair.place.repository for pair in pairs})
+            return removed
+
+        return await self._database.write(writing)
+
     def _pairs(self, query: str, before: int, after: Place | None, limit: int) -> list[IdlePair]:
         rows = self._database.read(query, (before, *(after or _START), limit))
         return [
             IdlePair(
-                place=(since, repository, blob),
+                place=Place(since, repository, blob),
                 repository=name,
                 blob=IdleBlob(Digest.parse(digest), size),
             )

@@ -13,6 +13,8 @@ from appliance.protocol.paging import PAGE_MAX
 from appliance.registry.space import amount
 from appliance.settings import DEFAULT_FILE
 
+_SHOWN = 10  # tags, before a whole repository goes
+
 
 @click.command()
 @click.argument("name", required=False)
@@ -56,9 +58,6 @@ def rm(what: str, yes: bool, file: Path | None) -> None:
             click.confirm(_question(name, tags), abort=True)
         ask(settings, source, "DELETE", f"/v2/{name}/").document()
     click.echo(f"{what} is removed.")
-
-
-_SHOWN = 10
 
 
 @click.command()

@@ -1,11 +1,17 @@
 """What nobody needs: the words in which stores and records tell a sweep of it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from appliance.oci.digest import Digest
 
-Place = tuple[int, int, int]
-"""Where something idle stands in its list, which goes from the longest idle to the latest."""
+
+class Place(NamedTuple):
+    """Where something idle stands in its list, which goes from the longest idle to the latest."""
+
+    idle_since: int
+    repository: int
+    blob: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,13 @@ class Manifests:
         records: ManifestRecords,
         leases: Leases,
         locks: DigestLocks,
-        space: Space | None = None,
+        space: Space,
     ) -> None:
         self._store = store
         self._records = records
         self._leases = leases
         self._locks = locks
-        self._space = space or Space(store)
+        self._space = space
         self._recent = Recent(_RECENT_MAX)
         self._required: Sequence[str] = ("*",)
 

@@ -12,12 +12,10 @@ _KEEP_SECONDS = 1.0  # anyone may ask, and asking costs a write
 class Readiness:
     """The state of store and records, looked at once a second at most."""
 
-    def __init__(
-        self, *, store: BlobStore, records: ManifestRecords, space: Space | None = None
-    ) -> None:
+    def __init__(self, *, store: BlobStore, records: ManifestRecords, space: Space) -> None:
         self._store = store
         self._records = records
-        self._space = space or Space(store)
+        self._space = space
         self._looking = trio.Lock()
         self._looked_at = -float("inf")
         self._fault: str | None = None

@@ -62,13 +62,13 @@ class Uploads:
         records: SessionRecords,
         leases: Leases,
         locks: DigestLocks,
-        space: Space | None = None,
+        space: Space,
     ) -> None:
         self._store = store
         self._records = records
         self._leases = leases
         self._locks = locks
-        self._space = space or Space(store)
+        self._space = space
         self._open: dict[str, _OpenSession] = {}
 
     async def start(self, repository: str, account: str, algorithm: str = "sha256") -> str:

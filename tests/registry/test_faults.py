@@ -32,6 +32,7 @@ from appliance.registry.blobs import Blobs
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
 from appliance.registry.ports import Sink
+from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 from appliance.storage import files
 from appliance.storage.files import FileStore
@@ -166,7 +167,8 @@ async def world(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.Monkey
     store = FileStore(tmp_path)
     store.prepare()
     leases, locks = leased(), DigestLocks()
-    uploads = Uploads(store=store, records=catalogue, leases=leases, locks=locks)
+    space = Space(store)
+    uploads = Uploads(store=store, records=catalogue, leases=leases, locks=locks, space=space)
     await uploads.put(HERE, ALICE, Digest.of(EARLIER), Sent(EARLIER))
     monkeypatch.setattr(files, "_FLUSH_EVERY", 4000)
     return World(
@@ -175,7 +177,7 @@ async def world(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.Monkey
         catalogue,
         Blobs(store=store, records=catalogue, leases=leases),
         uploads,
-        Manifests(store=store, records=catalogue, leases=leases, locks=locks),
+        Manifests(store=store, records=catalogue, leases=leases, locks=locks, space=space),
         Faults(monkeypatch, catalogue),
     )
 

@@ -22,6 +22,7 @@ from appliance.protocol.session import Session
 from appliance.registry.blobs import Blobs
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
+from appliance.registry.space import Space
 from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore
 from tests.refused import refused
@@ -57,7 +58,13 @@ async def manifests(store: Store, catalogue: Catalogue) -> Manifests:
         await catalogue.add_session(session)
         await store.put(Digest.of(CONFIG), CONFIG)
         await catalogue.commit_session(session, Digest.of(CONFIG), len(CONFIG))
-    return Manifests(store=store, records=catalogue, leases=leased(), locks=DigestLocks())
+    return Manifests(
+        store=store,
+        records=catalogue,
+        leases=leased(),
+        locks=DigestLocks(),
+        space=Space(store),
+    )
 
 
 async def served(manifests: Manifests, repository: str, reference: Digest | str) -> bytes:

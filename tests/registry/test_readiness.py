@@ -9,6 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from appliance.catalogue.records import Catalogue
 from appliance.oci.errors import STORE_FULL, STORE_UNAVAILABLE
 from appliance.registry.readiness import Readiness
+from appliance.registry.space import Space
 from appliance.storage.memory import MemoryStore
 
 
@@ -35,7 +36,7 @@ def watched() -> Watched:
 
 @pytest.fixture
 def readiness(watched: Watched, catalogue: Catalogue) -> Readiness:
-    return Readiness(store=watched, records=catalogue)
+    return Readiness(store=watched, records=catalogue, space=Space(watched))
 
 
 async def test_a_registry_that_works_has_no_fault(readiness: Readiness) -> None:

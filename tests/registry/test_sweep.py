@@ -29,6 +29,7 @@ from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
 from appliance.registry.ports import Sink
+from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep, SweepRules
 from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore
@@ -142,13 +143,15 @@ async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
     database._writer.execute("PRAGMA synchronous = OFF")
     catalogue, garbage = Catalogue(database), Garbage(database)
     now = [1000.0]
-    leases, locks = Leases(LEASE, lambda: now[0]), DigestLocks()
+    leases, locks, space = Leases(LEASE, lambda: now[0]), DigestLocks(), Space(store)
     yield World(
         store=store,
         garbage=garbage,
         blobs=Blobs(store=store, records=catalogue, leases=leases),
-        uploads=Uploads(store=store, records=catalogue, leases=leases, locks=locks),
-        manifests=Manifests(store=store, records=catalogue, leases=leases, locks=locks),
+        uploads=Uploads(store=store, records=catalogue, leases=leases, locks=locks, space=space),
+        manifests=Manifests(
+            store=store, records=catalogue, leases=leases, locks=locks, space=space
+        ),
         sweep=Sweep(store=store, records=garbage, leases=leases, locks=locks),
         now=now,
     )

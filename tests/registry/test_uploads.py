@@ -28,6 +28,7 @@ from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Session
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import Body, Sink
+from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore, StagedFile
 from appliance.storage.memory import MemoryStore, StagedMemory
@@ -141,7 +142,13 @@ class World:
 
 
 def uploads(store: Store, catalogue: Catalogue) -> Uploads:
-    return Uploads(store=store, records=catalogue, leases=leased(), locks=DigestLocks())
+    return Uploads(
+        store=store,
+        records=catalogue,
+        leases=leased(),
+        locks=DigestLocks(),
+        space=Space(store),
+    )
 
 
 @pytest.fixture
