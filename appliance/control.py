@@ -1,4 +1,4 @@
-"""The operator's way in: the registry's own API, on a socket that only its user and root may open.
+"""How commands reach the registry: over a socket that only its user and root may open, or in process.
 
 Commands that change what a registry holds ask a running daemon, since what it has in memory must
 not change behind its back: rows it remembers, upload sessions. Where none runs, they lock the data
@@ -6,35 +6,32 @@ folder and ask the same application in this process. Both ways it is one request
 """
 
 import http.client
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 import trio
 
 from appliance import log
-from appliance.api.answering import ASGIApplication, ClientGoneError, Receive, Scope, Send
-from appliance.api.app import Application
-from appliance.api.exchange import Exchange
+from appliance.api.answering import ASGIApplication
 from appliance.lock import Note, holder
-from appliance.oci.errors import RegistryError
+from appliance.operations import PREFIX, SILENCE_MAX, OperatorApplication, make_registry
 from appliance.parts import DataFolder
-from appliance.registry.access import OperatorGate
-from appliance.registry.registry import Registry
-from appliance.registry.sweep import SweepRules
+from appliance.registry.progress import Progress, Report, unheard
 from appliance.serve.listeners import connect_path
 from appliance.settings import Settings
 
-_ANSWER_SECONDS = 600.0  # a large repository may take a while
-_STALL_SECONDS = 60.0
-_GC = b"/control/gc"
+T = TypeVar("T")
+
+_ANSWER_SECONDS = 60.0 + SILENCE_MAX
+_PIECE = 64 << 10
+
+_Take = Callable[[bytes], None]
 
 
 class ControlError(Exception):
@@ -56,58 +53,66 @@ class Answer:
         return document
 
 
-class OperatorApplication:
-    """The registry's API for whoever needs no account, and what only the operator may ask."""
-
-    def __init__(self, registry: Registry, rules: Callable[[], SweepRules]) -> None:
-        self._registry = registry
-        self._rules = rules
-        self._application = Application(
-            registry=registry, access=OperatorGate(), authority=None, stall_seconds=_STALL_SECONDS
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        asked = (scope.get("method"), scope.get("raw_path"))
-        if asked not in {("POST", _GC), ("GET", _GC)}:
-            await self._application(scope, receive, send)
-            return
-        exchange = Exchange(scope, receive, send, stall_seconds=_STALL_SECONDS)
-        with suppress(ClientGoneError):  # who asked need not wait for the end
-            await self._sweep(exchange, preview=exchange.method == "GET")
-
-    async def _sweep(self, exchange: Exchange, *, preview: bool) -> None:
-        sweep, rules = self._registry.sweep, self._rules()
-        try:
-            found = await (sweep.preview if preview else sweep.run)(rules)
-        except RegistryError as error:
-            await exchange.answer_json(error.row.status, {"errors": [{"message": error.message}]})
-        else:
-            await exchange.answer_json(200, asdict(found))
-
-
-def make_registry(folder: DataFolder, settings: Settings) -> Registry:
-    """Make the use cases over a data folder."""
-    return Registry(
-        store=folder.store,
-        records=folder.catalogue,
-        garbage=folder.garbage,
-        lease_seconds=settings.gc.lease,
-    )
-
-
-def sweep_rules(settings: Settings) -> SweepRules:
-    """Read from the settings what counts as garbage."""
-    gc = settings.gc
-    untagged = None if math.isinf(gc.untagged) else float(gc.untagged)
-    return SweepRules(grace=gc.grace, quarantine=gc.quarantine, untagged=untagged)
-
-
 def ask(settings: Settings, source: Path, method: str, target: str) -> Answer:
     """Send a request to the registry of these settings, whether it runs or not.
 
     Raises ControlError, or SettingsError where the data folder cannot be opened.
     """
+    pieces: list[bytes] = []
+    status = _send(settings, source, method, target, pieces.append)
+    return Answer(status, b"".join(pieces))
+
+
+def operate(
+    settings: Settings,
+    source: Path,
+    name: str,
+    arguments: Mapping[str, str],
+    kind: type[T],
+    *,
+    report: Report = unheard,
+) -> T:
+    """Have the registry of these settings do an operation, and return its result.
+
+    Raises ControlError with the registry's own words where it could not be done, or SettingsError
+    where the data folder cannot be opened.
+    """
+    lines = _Lines(report)
+    target = f"{PREFIX}{name}?{urlencode(arguments)}"
+    status = _send(settings, source, "POST", target, lines.take)
+    if status >= 400:
+        Answer(status, lines.rest).document()
+    if lines.last.error is not None:
+        raise ControlError(lines.last.error)
+    if not lines.last.result:
+        raise ControlError("the registry stopped before it had finished")
+    return msgspec.json.decode(lines.last.result, type=kind)
+
+
+class _Line(msgspec.Struct):
+    progress: Progress | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: str | None = None
+
+
+class _Lines:
+    """Takes an answer in pieces, and reads its lines."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.rest = b""
+        self.last = _Line()
+
+    def take(self, piece: bytes) -> None:
+        *lines, self.rest = (self.rest + piece).split(b"\n")
+        for text in lines:
+            self.last = msgspec.json.decode(text, type=_Line)
+            if self.last.progress is not None:
+                self._report(self.last.progress)
+
+
+def _send(settings: Settings, source: Path, method: str, target: str, take: _Take) -> int:
+    """Send a request, have the pieces of the answer's body taken, and return its status."""
     try:
         running = holder(settings.data)
     except PermissionError as error:
@@ -116,12 +121,12 @@ def ask(settings: Settings, source: Path, method: str, target: str) -> Answer:
         raise ControlError(str(error)) from error
     if running is None:
         _become_owner(settings.data)
-        return trio.run(_ask_here, settings, source, method, target)
+        return trio.run(_ask_here, settings, source, method, target, take)
     if not running.control:
         raise ControlError(
             f"process {running.pid} has {settings.data} and cannot be asked yet; try again"
         )
-    return _ask_daemon(running, method, target)
+    return _ask_daemon(running, method, target, take)
 
 
 def _become_owner(folder: Path) -> None:
@@ -138,12 +143,14 @@ def _become_owner(folder: Path) -> None:
         os.seteuid(owner.st_uid)
 
 
-def _ask_daemon(running: Note, method: str, target: str) -> Answer:
+def _ask_daemon(running: Note, method: str, target: str, take: _Take) -> int:
     connection = _LocalConnection(Path(running.control))
     try:
         connection.request(method, target)
         response = connection.getresponse()
-        return Answer(response.status, response.read())
+        while piece := response.read1(_PIECE):
+            take(piece)
+        return response.status
     except (OSError, http.client.HTTPException) as error:
         raise ControlError(
             f"the registry (process {running.pid}) does not answer at {running.control}, perhaps"
@@ -164,29 +171,31 @@ class _LocalConnection(http.client.HTTPConnection):
         self.sock = connect_path(self._path, _ANSWER_SECONDS)
 
 
-async def _ask_here(settings: Settings, source: Path, method: str, target: str) -> Answer:
+async def _ask_here(settings: Settings, source: Path, method: str, target: str, take: _Take) -> int:
     log.configure(settings.log.format, "warning")
     folder = DataFolder(settings, source)
     try:
         registry = make_registry(folder, settings)
         if folder.lock.stopped_at:  # what clients were told last, they were told before that
             registry.leases.touch_all_before(time.time() - folder.lock.stopped_at)
-        application = OperatorApplication(registry, partial(sweep_rules, settings))
-        return await _call(application, method, target)
+        application = OperatorApplication(registry, lambda: settings)
+        return await _call(application, method, target, take)
     finally:
         await folder.database.aclose()
         folder.release()
 
 
-async def _call(application: ASGIApplication, method: str, target: str) -> Answer:
+async def _call(application: ASGIApplication, method: str, target: str, take: _Take) -> int:
     path, _, query = target.partition("?")
-    messages: list[Mapping[str, Any]] = []
+    status = 0
 
     async def receive() -> Mapping[str, Any]:
         await trio.sleep_forever()
 
     async def send(message: Mapping[str, Any]) -> None:
-        messages.append(message)
+        nonlocal status
+        status = message.get("status", status)
+        take(message.get("body", b""))
 
     scope = {
         "type": "http",
@@ -197,5 +206,4 @@ async def _call(application: ASGIApplication, method: str, target: str) -> Answe
         "headers": [(b"host", b"localhost")],
     }
     await application(scope, receive, send)
-    start, *rest = messages
-    return Answer(start["status"], b"".join(message["body"] for message in rest))
+    return status

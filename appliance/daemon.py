@@ -30,9 +30,9 @@ from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.banner import describe
-from appliance.control import OperatorApplication, make_registry, sweep_rules
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
+from appliance.operations import OperatorApplication, make_registry, sweep_rules
 from appliance.parts import Parts, in_use
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
@@ -115,7 +115,7 @@ class Daemon:
         self._limit_requests(self._settings)
         self._application = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
-        self._operator = OperatorApplication(self._registry, lambda: sweep_rules(self._settings))
+        self._operator = OperatorApplication(self._registry, lambda: self._settings)
         self._connections = Connections(_terms(self._settings))
         self._served = trio.Event()
 
@@ -176,7 +176,7 @@ class Daemon:
         drain_seconds = self._settings.server.drain_seconds
         _log.info("stopping", drain_seconds=drain_seconds)
         notify.stopping("finishing transfers")
-        self._registry.sweep.stop()
+        self._operator.stop()
         self._connections.close()
         with trio.move_on_after(drain_seconds):
             async with trio.open_nursery() as nursery:

@@ -118,6 +118,23 @@ class Answering:
                     content = encode(coding, content)
         await self.answer(status, headers, content)
 
+    async def begin_lines(self) -> None:
+        """Begin an answer of lines of JSON, of which nobody knows yet how many there will be."""
+        await self._start(200, (("Content-Type", "application/jsonl"),))
+
+    async def send_line(self, document: object) -> None:
+        """Send one of those lines; raises ClientGoneError once nobody listens."""
+        await self._send_body(msgspec.json.encode(document) + b"\n", more=True)
+
+    async def end_lines(self, document: object) -> None:
+        """Send the last of those lines; raises ClientGoneError once nobody listens."""
+        await self._send_body(msgspec.json.encode(document) + b"\n", more=False)
+
+    async def until_gone(self) -> None:
+        """Wait until the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def answer_region(
         self, status: int, headers: Headers, region: Region, *parts: Span | bytes
     ) -> None:
@@ -163,8 +180,7 @@ class Answering:
 
         async def watch() -> None:
             nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
+            await self.until_gone()
             gone = True
             nursery.cancel_scope.cancel()
 

@@ -6,8 +6,10 @@ from urllib.parse import urlencode
 import click
 
 from appliance.cli.options import read, settings_option
-from appliance.control import ControlError, ask
+from appliance.cli.progress import shown
+from appliance.control import ControlError, ask, operate
 from appliance.oci.errors import RegistryError
+from appliance.oci.garbage import Totals
 from appliance.oci.names import parse_name, parse_reference
 from appliance.protocol.paging import PAGE_MAX
 from appliance.registry.space import amount
@@ -71,14 +73,15 @@ def gc(dry_run: bool, file: Path | None) -> None:
     the disk. A running registry does this by itself every [gc] every.
     """
     settings, source = read(file), file or DEFAULT_FILE
-    found = ask(settings, source, "GET" if dry_run else "POST", "/control/gc").document()
-    verb = "would go" if dry_run else "went"
+    operation, verb = ("gc-preview", "would go") if dry_run else ("gc", "went")
+    with shown() as report:
+        found = operate(settings, source, operation, {}, Totals, report=report)
     click.echo(
-        f"{found['manifests']} manifests and {found['links']} links {verb};"
-        f" {found['blobs']} blobs of {amount(found['size'])} to quarantine."
+        f"{found.manifests} manifests and {found.links} links {verb};"
+        f" {found.blobs} blobs of {amount(found.size)} to quarantine."
     )
     if not dry_run:
-        click.echo(f"{amount(found['purged'])} left quarantine and the disk.")
+        click.echo(f"{amount(found.purged)} left quarantine and the disk.")
 
 
 def _question(name: str, tags: list[str]) -> str:

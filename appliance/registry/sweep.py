@@ -11,19 +11,21 @@ looked at once more in the transaction that removes it. A blob's record goes fir
 after it, both under the lock of its digest, which pushes hold as well: neither can slip between
 the other's two halves, and a crash in between leaves a file that the next sweep puts away.
 
-Any error ends a sweep; what it has removed by then was garbage, and the next one goes on.
+A sweep may end between any two batches, and any error ends it; what it has removed by then was garbage, and the next one goes on.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
-from appliance.oci.garbage import IdlePair, Place, Totals
+from appliance.oci.garbage import IdleBlob, IdlePair, Place, Totals
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, GarbageRecords
+from appliance.registry.progress import Progress, Report, unheard
 
 _BATCH = 64
 _REST = 2.0  # times as long as a batch took
@@ -55,11 +57,12 @@ class Sweep:
         self._leases = leases
         self._locks = locks
         self._turn = trio.Lock()
-        self._stopping = False
 
-    def stop(self) -> None:
-        """Let a sweep end with the batch that it is busy with; the next one goes on from there."""
-        self._stopping = True
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Have nothing removed meanwhile: a sweep waits."""
+        async with self._turn:
+            yield
 
     async def preview(self, rules: SweepRules) -> Totals:
         """Count what a sweep would find now; nothing is changed."""
@@ -67,45 +70,44 @@ class Sweep:
         untagged = None if rules.untagged is None else now - int(rules.untagged)
         return await self._records.totals(now - int(rules.grace), untagged)
 
-    async def run(self, rules: SweepRules) -> Totals:
+    async def run(self, rules: SweepRules, report: Report = unheard) -> Totals:
         """Sweep once, and return what was removed. Raises STORE_UNAVAILABLE and its like."""
+        if self._turn.locked():
+            report(Progress("waiting for a backup or another sweep to end", 0))
         async with self._turn:
-            totals = Totals()
-            before = int(time.time() - rules.grace)
-            totals.manifests += await self._remove(
-                self._records.orphans, self._records.remove_manifests, before
-            )
+            tally = _Tally(report)
+            records, before = self._records, int(time.time() - rules.grace)
+            await self._remove(records.orphans, records.remove_manifests, before, tally.manifests)
             if rules.untagged is not None:
-                totals.manifests += await self._remove(
-                    self._records.untagged,
-                    self._records.remove_manifests,
+                await self._remove(
+                    records.untagged,
+                    records.remove_manifests,
                     int(time.time() - rules.untagged),
+                    tally.manifests,
                 )
-            totals.links += await self._remove(
-                self._records.idle_links, self._records.remove_links, before
-            )
-            await self._put_away(totals)
-            await self._purge(int(time.time() - rules.quarantine), totals)
-            return totals
+            await self._remove(records.idle_links, records.remove_links, before, tally.links)
+            await self._put_away(tally)
+            await self._purge(int(time.time() - rules.quarantine), tally)
+            return tally.totals
 
-    async def _remove(self, list_: _List, remove: _Remove, before: int) -> int:
-        removed = 0
+    async def _remove(
+        self, list_: _List, remove: _Remove, before: int, count: Callable[[int], None]
+    ) -> None:
         after: Place | None = None
-        while not self._stopping and (found := await list_(before, after, _BATCH)):
+        while found := await list_(before, after, _BATCH):
             after = found[-1].place
             began = trio.current_time()
             claimed = self._leases.claim((one.repository, one.blob.digest) for one in found)
             try:
                 free = [one for one in found if (one.repository, one.blob.digest) in claimed]
                 if free:
-                    removed += await remove(free)
+                    count(await remove(free))
             finally:
                 self._leases.settle(claimed)
             await _breathe(began)
-        return removed
 
-    async def _put_away(self, totals: Totals) -> None:
-        while not self._stopping and (found := await self._records.idle_blobs(_BATCH)):
+    async def _put_away(self, tally: "_Tally") -> None:
+        while found := await self._records.idle_blobs(_BATCH):
             began = trio.current_time()
             async with self._locks.hold(blob.digest for blob in found):
                 # 1. record gone, noted as in quarantine  2. file moved there
@@ -113,12 +115,11 @@ class Sweep:
                 await self._store.put_away([blob.digest for blob in gone])
             if not gone:
                 return  # all of them have come to be needed, or somebody else is at work
-            totals.blobs += len(gone)
-            totals.size += sum(blob.size for blob in gone)
+            tally.blobs(gone)
             await _breathe(began)
 
-    async def _purge(self, before: int, totals: Totals) -> None:
-        while not self._stopping and (found := await self._records.quarantined(before, _BATCH)):
+    async def _purge(self, before: int, tally: "_Tally") -> None:
+        while found := await self._records.quarantined(before, _BATCH):
             began = trio.current_time()
             digests = [blob.digest for blob in found]
             async with self._locks.hold(digests):
@@ -129,8 +130,33 @@ class Sweep:
                 )
             await self._store.purge(digests)
             await self._records.forget(digests)
-            totals.purged += sum(blob.size for blob in found)
+            tally.purged(found)
             await _breathe(began)
+
+
+class _Tally:
+    """What has been removed so far, told as it grows."""
+
+    def __init__(self, report: Report) -> None:
+        self.totals = Totals()
+        self._report = report
+
+    def manifests(self, count: int) -> None:
+        self.totals.manifests += count
+        self._report(Progress("removing", self.totals.manifests, unit="manifests"))
+
+    def links(self, count: int) -> None:
+        self.totals.links += count
+        self._report(Progress("removing", self.totals.links, unit="links"))
+
+    def blobs(self, gone: Sequence[IdleBlob]) -> None:
+        self.totals.blobs += len(gone)
+        self.totals.size += sum(blob.size for blob in gone)
+        self._report(Progress("putting away", self.totals.blobs, unit="blobs"))
+
+    def purged(self, gone: Sequence[IdleBlob]) -> None:
+        self.totals.purged += sum(blob.size for blob in gone)
+        self._report(Progress("emptying quarantine", self.totals.purged, unit="bytes"))
 
 
 async def _breathe(began: float) -> None:

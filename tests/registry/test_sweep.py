@@ -286,11 +286,26 @@ async def test_what_went_is_kept_for_a_while_and_then_leaves_the_disk(
         assert not world.store.away
 
 
-async def test_a_sweep_that_is_told_to_stop_ends(world: World) -> None:
-    digest = await world.push(b"nobody needs this")
-    world.sweep.stop()
-    assert await world.run() == (0, 0, 0)
-    assert await world.has(digest)
+async def test_nothing_is_removed_while_sweeps_are_held(world: World) -> None:
+    await world.push(b"nobody needs this")
+    removed = []
+
+    async def sweep() -> None:
+        removed.append(await world.run())
+
+    async with trio.open_nursery() as nursery, world.sweep.hold():
+        nursery.start_soon(sweep)
+        await wait_all_tasks_blocked()
+        assert not removed
+    assert removed == [(0, 1, 1)]
+
+
+async def test_a_sweep_tells_how_far_it_is(world: World) -> None:
+    await world.push(b"nobody needs this")
+    heard: list[tuple[int, str]] = []
+    world.wait(2 * LEASE)
+    await world.sweep.run(TO_THE_END, lambda told: heard.append((told.done, told.unit)))
+    assert heard == [(1, "links"), (1, "blobs"), (17, "bytes")]
 
 
 async def test_what_is_pushed_again_is_there_again(world: World) -> None:

@@ -1,0 +1,157 @@
+"""What only the operator may ask: the API without an account, and long work that tells how it goes.
+
+An operation is asked for by `POST /control/NAME?KEY=VALUE…`. Its answer is lines of JSON: a
+`progress` as often as there is something new, and from time to time all the same so that who waits
+knows that we live; then one `result`, or one `error`, a sentence. Whoever hangs up ends the
+operation: each of them may end between any two of its steps, and the next one goes on from there.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+import structlog
+import trio
+
+from appliance.api.answering import ClientGoneError, Receive, Scope, Send
+from appliance.api.app import Application
+from appliance.api.exchange import Exchange
+from appliance.oci.errors import RegistryError
+from appliance.oci.garbage import Totals
+from appliance.parts import DataFolder
+from appliance.registry.access import OperatorGate
+from appliance.registry.progress import Progress, Report
+from appliance.registry.registry import Registry
+from appliance.registry.sweep import SweepRules
+from appliance.settings import Settings
+
+PREFIX = "/control/"
+"""Where operations are asked for."""
+
+SILENCE_MAX = 10.0
+"""Seconds after which a line follows, even where nothing has changed."""
+
+_STALL_SECONDS = 60.0
+_REPORT_EVERY = 0.2
+
+_log = structlog.get_logger()
+
+Arguments = Mapping[str, str]
+Operation = Callable[[Arguments, Report], Awaitable[object]]
+
+
+class OperatorApplication:
+    """The registry's API for whoever needs no account, and the operations."""
+
+    def __init__(self, registry: Registry, settings: Callable[[], Settings]) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._application = Application(
+            registry=registry, access=OperatorGate(), authority=None, stall_seconds=_STALL_SECONDS
+        )
+        self._operations: dict[str, Operation] = {
+            "gc": self._gc,
+            "gc-preview": self._gc_preview,
+        }
+        self._running: set[trio.CancelScope] = set()
+        self._stopping = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        raw_path: bytes = scope.get("raw_path", b"")
+        operation = self._operations.get(raw_path.decode("latin-1").removeprefix(PREFIX))
+        if scope.get("method") != "POST" or operation is None:
+            await self._application(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, stall_seconds=_STALL_SECONDS)
+        with suppress(ClientGoneError):
+            await self._operate(exchange, operation)
+
+    def stop(self) -> None:
+        """End what runs, and let nothing begin any more."""
+        self._stopping = True
+        for scope in self._running:
+            scope.cancel()
+
+    async def _operate(self, exchange: Exchange, operation: Operation) -> None:
+        telling = _Telling(exchange)
+        outcome: dict[str, object] = {"error": "the registry is stopping"}
+        await exchange.begin_lines()
+        with trio.CancelScope() as scope:
+            self._running.add(scope)
+            if self._stopping:
+                scope.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(telling.tell, nursery.cancel_scope)
+                    nursery.start_soon(_until_gone, exchange, nursery.cancel_scope)
+                    outcome = await _outcome(operation, exchange.query, telling.report)
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._running.discard(scope)
+        await exchange.end_lines(outcome)
+
+    async def _gc(self, arguments: Arguments, report: Report) -> Totals:
+        return await self._registry.sweep.run(sweep_rules(self._settings()), report)
+
+    async def _gc_preview(self, arguments: Arguments, report: Report) -> Totals:
+        return await self._registry.sweep.preview(sweep_rules(self._settings()))
+
+
+class _Telling:
+    """Sends the latest progress, neither more often than anybody reads nor too seldom."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._latest: Progress | None = None
+
+    def report(self, progress: Progress) -> None:
+        self._latest = progress
+
+    async def tell(self, work: trio.CancelScope) -> None:
+        with suppress(ClientGoneError):
+            await self._tell()
+        work.cancel()
+
+    async def _tell(self) -> None:
+        told: Progress | None = None
+        silent = 0.0
+        while True:
+            await trio.sleep(_REPORT_EVERY)
+            silent += _REPORT_EVERY
+            if self._latest != told or silent >= SILENCE_MAX:
+                told, silent = self._latest, 0.0
+                with trio.CancelScope(shield=True):  # half a line would spoil those after it
+                    await self._exchange.send_line({"progress": told})
+
+
+async def _outcome(operation: Operation, arguments: Arguments, report: Report) -> dict[str, object]:
+    try:
+        return {"result": await operation(arguments, report)}
+    except RegistryError as error:
+        return {"error": error.message}
+    except Exception:  # noqa: BLE001  told in one sentence, logged in full
+        _log.exception("operation failed")
+        return {"error": "the registry could not do it; its log tells why"}
+
+
+async def _until_gone(exchange: Exchange, scope: trio.CancelScope) -> None:
+    await exchange.until_gone()
+    scope.cancel()
+
+
+def make_registry(folder: DataFolder, settings: Settings) -> Registry:
+    """Make the use cases over a data folder."""
+    return Registry(
+        store=folder.store,
+        records=folder.catalogue,
+        garbage=folder.garbage,
+        lease_seconds=settings.gc.lease,
+    )
+
+
+def sweep_rules(settings: Settings) -> SweepRules:
+    """Read from the settings what counts as garbage."""
+    gc = settings.gc
+    untagged = None if math.isinf(gc.untagged) else float(gc.untagged)
+    return SweepRules(grace=gc.grace, quarantine=gc.quarantine, untagged=untagged)
