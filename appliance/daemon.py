@@ -32,7 +32,7 @@ from appliance.api.redirect import RedirectToTls
 from appliance.banner import describe
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
-from appliance.operations import OperatorApplication, make_registry, sweep_rules
+from appliance.operations import OperatorApplication, limit_registry, make_registry, sweep_rules
 from appliance.parts import Parts, in_use
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
@@ -208,7 +208,6 @@ class Daemon:
             self._parts.certificates = certificates
             if settings.htpasswd != self._settings.htpasswd:
                 self._accounts = PasswordAccounts(settings.htpasswd)
-            self._registry.leases.seconds = settings.gc.lease
             self._connections.change(_terms(settings))
             self._limit_requests(settings)
             self._settings = settings
@@ -257,8 +256,7 @@ class Daemon:
         )
 
     def _assemble(self, settings: Settings) -> Application:
-        self._registry.manifests.require(settings.push.require_platforms)
-        self._registry.space.keep_free(settings.storage.reserve)
+        limit_registry(self._registry, settings)
         access = Access(
             accounts=self._accounts,
             realm=settings.auth.realm,

@@ -16,11 +16,14 @@ import trio
 from appliance.api.answering import ClientGoneError, Receive, Scope, Send
 from appliance.api.app import Application
 from appliance.api.exchange import Exchange
+from appliance.oci.digest import Digest
 from appliance.oci.errors import RegistryError
 from appliance.oci.garbage import Totals
+from appliance.oci.history import Change, Restored
 from appliance.parts import DataFolder
 from appliance.registry.access import OperatorGate
 from appliance.registry.progress import Progress, Report
+from appliance.registry.quotas import Quota
 from appliance.registry.registry import Registry
 from appliance.registry.sweep import SweepRules
 from appliance.settings import Settings
@@ -52,6 +55,8 @@ class OperatorApplication:
         self._operations: dict[str, Operation] = {
             "gc": self._gc,
             "gc-preview": self._gc_preview,
+            "history": self._history,
+            "undelete": self._undelete,
         }
         self._running: set[trio.CancelScope] = set()
         self._stopping = False
@@ -96,6 +101,15 @@ class OperatorApplication:
 
     async def _gc_preview(self, arguments: Arguments, report: Report) -> Totals:
         return await self._registry.sweep.preview(sweep_rules(self._settings()))
+
+    async def _history(self, arguments: Arguments, report: Report) -> list[Change]:
+        name, tag = arguments["name"], arguments.get("tag")
+        return await self._registry.undo.changes(name, tag, int(arguments["limit"]))
+
+    async def _undelete(self, arguments: Arguments, report: Report) -> Restored:
+        digest = Digest.parse(arguments["digest"]) if "digest" in arguments else None
+        tag = arguments.get("tag", "")
+        return await self._registry.undo.restore(arguments["name"], tag, digest)
 
 
 class _Telling:
@@ -142,16 +156,31 @@ async def _until_gone(exchange: Exchange, scope: trio.CancelScope) -> None:
 
 def make_registry(folder: DataFolder, settings: Settings) -> Registry:
     """Make the use cases over a data folder."""
-    return Registry(
+    registry = Registry(
         store=folder.store,
         records=folder.catalogue,
         garbage=folder.garbage,
+        past=folder.past,
         lease_seconds=settings.gc.lease,
     )
+    limit_registry(registry, settings)
+    return registry
+
+
+def limit_registry(registry: Registry, settings: Settings) -> None:
+    """Have a registry keep to what the settings say of pushes; they may have changed."""
+    push = settings.push
+    registry.leases.seconds = settings.gc.lease
+    registry.manifests.require(push.require_platforms)
+    registry.manifests.fix(push.immutable)
+    registry.quotas.set([Quota(one.repositories, one.size) for one in push.quota])
+    registry.space.keep_free(settings.storage.reserve)
 
 
 def sweep_rules(settings: Settings) -> SweepRules:
     """Read from the settings what counts as garbage."""
     gc = settings.gc
     untagged = None if math.isinf(gc.untagged) else float(gc.untagged)
-    return SweepRules(grace=gc.grace, quarantine=gc.quarantine, untagged=untagged)
+    return SweepRules(
+        grace=gc.grace, quarantine=gc.quarantine, untagged=untagged, history=gc.history
+    )

@@ -13,6 +13,7 @@ from appliance import firststart, preflight
 from appliance.accounts.editing import AccountError
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
+from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
 from appliance.catalogue.schema import SchemaTooNewError
 from appliance.durable import make_folder
@@ -55,6 +56,7 @@ class DataFolder:
             self.database = Database.open(path)
             self.catalogue = Catalogue(self.database)
             self.garbage = Garbage(self.database)
+            self.past = Past(self.database)
         except OSError as error:
             self.lock.release()
             raise SettingsError([f"{source}: {error}."]) from error

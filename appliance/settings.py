@@ -23,6 +23,7 @@ from appliance.values import Address, Age, Duration, Network, Size
 __all__ = [
     "DEFAULT_FILE",
     "DEFAULT_LISTEN",
+    "IN_THE_FILE_ALONE",
     "Address",
     "Age",
     "Auth",
@@ -33,6 +34,7 @@ __all__ = [
     "Network",
     "Pair",
     "Push",
+    "Quota",
     "Server",
     "Settings",
     "SettingsError",
@@ -87,6 +89,9 @@ _Url = Annotated[
 ]
 
 _SWITCH = {"true": True, "false": False}
+
+IN_THE_FILE_ALONE = frozenset({"additional", "quota"})
+"""Keys that are lists of tables, which no variable can hold."""
 
 DEFAULT_LISTEN = (Address.of("::", 443),)
 
@@ -171,6 +176,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     stall: _Span = Duration(300)
 
 
+class Quota(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much the repositories of one name, and those below it, may hold together."""
+
+    repositories: Annotated[str, Meta(pattern=r"\A([a-z0-9._-]+(/[a-z0-9._-]+)*)?\Z")]
+    """A name, as in "team"; empty for all there are."""
+    size: _Size
+
+
 class Push(Struct, frozen=True, kw_only=True):
     """`[push]`: what must be so of what is pushed."""
 
@@ -178,6 +191,14 @@ class Push(Struct, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(pattern=r"\A(\*|[^/\s]+/[^/\s]+(/[^/\s]+)?)\Z")], ...],
         Meta(description='a list of platforms, as in ["linux/amd64"], ["*"] for all, [] for none'),
     ] = ("*",)
+    immutable: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"\A[^:\s]+:[^:\s]+\Z")], ...],
+        Meta(description='a list of patterns NAME:TAG, as in ["*:v[0-9]*", "release/*:*"]'),
+    ] = ()
+    quota: Annotated[
+        tuple[Quota, ...],
+        Meta(description="tables [[push.quota]], each with repositories and size"),
+    ] = ()
 
 
 class Gc(Struct, frozen=True, kw_only=True):
@@ -190,6 +211,7 @@ class Gc(Struct, frozen=True, kw_only=True):
     untagged: Annotated[Age, Meta(description='"keep", or an age with its unit, as in "30d"')] = (
         Age(math.inf)
     )
+    history: _Span = Duration(90 * 86400)
     uploads: _Span = Duration(86400)
 
 
@@ -319,7 +341,7 @@ def _from_environment(
         key = variable.removeprefix(prefix).lower()
         if not variable.startswith(prefix):
             continue
-        if key not in types or key == "additional":
+        if key not in types or key in IN_THE_FILE_ALONE:
             faults.append(f"{variable} in the environment is not a setting{_near(key, types)}.")
             continue
         text = environment[variable]

@@ -8,10 +8,10 @@ from typing import get_type_hints
 import pytest
 
 from appliance.registry.space import reserve_of
-from appliance.settings import Pair, Settings, Size, load
+from appliance.settings import IN_THE_FILE_ALONE, Pair, Quota, Settings, Size, load
 
 SHIPPED = Path(__file__).parent.parent / "packaging" / "registry.toml"
-EXAMPLE = re.compile(r"^#\[\[tls\.additional\]\]\n(?:#\w+ = .*\n)+", re.MULTILINE)
+EXAMPLE = re.compile(r"^#\[\[(\w+\.\w+)\]\]\n(?:#\w+ = .*\n)+", re.MULTILINE)
 OUT_OF_COMMENT = re.compile(r"^#(?=\w+ = |\[)", re.MULTILINE)
 
 DEFAULTS_OF_THE_SYSTEM = {
@@ -34,8 +34,8 @@ def test_it_names_every_key_of_every_table_once() -> None:
     shown = tomllib.loads(uncommented(SHIPPED.read_text()))
     assert {table: list(keys) for table, keys in shown.items()} == {
         table: [
-            *(key for key in get_type_hints(kind) if key != "additional"),
-            *(key for key in get_type_hints(kind) if key == "additional"),
+            *(key for key in get_type_hints(kind) if key not in IN_THE_FILE_ALONE),
+            *(key for key in get_type_hints(kind) if key in IN_THE_FILE_ALONE),
         ]
         for table, kind in get_type_hints(Settings).items()
     }
@@ -68,7 +68,7 @@ def test_the_defaults_it_shows_for_the_system_are_those_of_the_service(
 
 
 def test_its_example_of_further_certificates_works(tmp_path: Path) -> None:
-    (example,) = EXAMPLE.findall(SHIPPED.read_text())
+    example = example_of("tls.additional")
     first = '[tls]\nmode = "files"\ncertificate = "/c"\nkey = "/k"\n'
     file = tmp_path / "registry.toml"
     file.write_text(first + uncommented(example))
@@ -76,6 +76,19 @@ def test_its_example_of_further_certificates_works(tmp_path: Path) -> None:
     assert pair == Pair(
         certificate="/etc/ssl/registry-two.crt", key="/etc/ssl/private/registry-two.key"
     )
+
+
+def test_its_example_of_a_quota_works(tmp_path: Path) -> None:
+    file = tmp_path / "registry.toml"
+    file.write_text(uncommented(example_of("push.quota")))
+    assert load(file, {}).push.quota == (Quota(repositories="team", size=Size(50 << 30)),)
+
+
+def example_of(key: str) -> str:
+    (example,) = (
+        found.group() for found in EXAMPLE.finditer(SHIPPED.read_text()) if found[1] == key
+    )
+    return example
 
 
 def test_every_key_is_explained() -> None:

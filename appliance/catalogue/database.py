@@ -8,7 +8,7 @@ reads run where they are asked, each bounded by a page, none left open across an
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -75,7 +75,8 @@ class _Job:
 class Database:
     """An open database; `aclose` ends its thread."""
 
-    def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self._path = path
         self._writer = writer
         self._reader = reader
         self.generation = 0
@@ -101,9 +102,11 @@ class Database:
         except BaseException:
             writer.close()
             raise
-        return cls(writer, reader)
+        return cls(path, writer, reader)
 
-    def read(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def read(
+        self, query: str, parameters: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
         """Return the rows of a query that reads little; raises STORE_UNAVAILABLE."""
         try:
             return self._reader.execute(query, parameters).fetchall()
@@ -111,6 +114,27 @@ class Database:
             raise
         except sqlite3.DatabaseError as error:
             raise _translated(error) from error
+
+    async def study(self, reading: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `reading`, which may take long, on the state of this moment; nobody waits for it.
+
+        Raises STORE_UNAVAILABLE. It must end: what it sees cannot be cleared away meanwhile.
+        """
+        try:
+            return await work.disk(self._study, reading)
+        except _OURS:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise _translated(error) from error
+
+    def _study(self, reading: Callable[[sqlite3.Connection], T]) -> T:
+        connection = _connect(self._path, any_thread=False)
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("BEGIN")
+            return reading(connection)
+        finally:
+            connection.close()
 
     async def write(self, writing: Callable[[sqlite3.Connection], T]) -> T:
         """Run `writing` in a transaction; it is durable on return.

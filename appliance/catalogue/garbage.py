@@ -90,14 +90,13 @@ class Garbage:
         """Count what a sweep would remove at once; what hangs on that goes one grace later."""
         untagged = -1 if untagged_before is None else untagged_before
 
-        # Counting much takes long, so it is done where the loop does not wait for it.
         def counting(connection: sqlite3.Connection) -> Totals:
             (links,) = connection.execute(_IDLE_LINKS, (before,)).fetchone()
             (manifests,) = connection.execute(_IDLE_MANIFESTS, (before, untagged)).fetchone()
             blobs, size = connection.execute(_FREED, (before,)).fetchone()
             return Totals(manifests=manifests, links=links, blobs=blobs, size=size)
 
-        return await self._database.write(counting)
+        return await self._database.study(counting)
 
     async def remove_links(self, pairs: Sequence[IdlePair]) -> int:
         """Remove those links that are still idle; return how many."""
@@ -141,6 +140,17 @@ class Garbage:
             )
 
         await self._database.write(writing)
+
+    async def forget_changes(self, before: int, limit: int) -> int:
+        """Forget changes of tags and removals that are so old, some of them; return how many."""
+
+        def writing(connection: sqlite3.Connection) -> int:
+            return connection.execute(
+                "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE at < ? LIMIT ?)",
+                (before, limit),
+            ).rowcount
+
+        return await self._database.write(writing)
 
     async def _remove(self, deleting: str, pairs: Sequence[IdlePair]) -> int:
         query = f"{deleting} AND idle_since = ? AND repository = ? AND blob = ?"

@@ -26,6 +26,9 @@ LINKED = """
     WHERE repository.name = ? AND blob.digest = ?
 """
 
+_WHOLE = " AND blob.damaged = 0"
+LINKED_WHOLE = LINKED + _WHOLE
+
 _LISTED = "SELECT 1 FROM repository WHERE manifests > 0 AND name = ?"
 
 _MANIFEST = """
@@ -46,6 +49,9 @@ _BY_TAG = """
     JOIN blob ON blob.id = tag.manifest
     WHERE repository.name = ? AND tag.name = ?
 """
+
+_WHOLE_BY_DIGEST = BY_DIGEST + _WHOLE
+_WHOLE_BY_TAG = _BY_TAG + _WHOLE
 
 _REFERRERS = """
     SELECT referrer FROM (
@@ -73,7 +79,7 @@ class Queries:
 
     async def find_blob(self, repository: str, digest: Digest) -> int | None:
         """Return the size of a blob that the repository links."""
-        rows = self._lookup(LINKED, repository, str(digest))
+        rows = self._lookup(LINKED_WHOLE, repository, str(digest))
         return rows[0][1] if rows else None
 
     async def holders(self, digest: Digest, limit: int) -> list[str]:
@@ -81,7 +87,7 @@ class Queries:
         rows = self._database.read(
             "SELECT repository.name FROM blob JOIN link ON link.blob = blob.id"
             " JOIN repository ON repository.id = link.repository"
-            " WHERE blob.digest = ? ORDER BY link.repository LIMIT ?",
+            " WHERE blob.digest = ? AND blob.damaged = 0 ORDER BY link.repository LIMIT ?",
             (str(digest), limit),
         )
         return [name for (name,) in rows]
@@ -90,7 +96,7 @@ class Queries:
         self, repository: str, reference: Digest | str
     ) -> StoredManifest | None:
         """Look a manifest up by digest or tag."""
-        query = BY_DIGEST if isinstance(reference, Digest) else _BY_TAG
+        query = _WHOLE_BY_DIGEST if isinstance(reference, Digest) else _WHOLE_BY_TAG
         rows = self._lookup(query, repository, str(reference))
         if not rows:
             return None
@@ -145,6 +151,20 @@ class Queries:
         last = entries[-1].digest
         following = (*asked[:2], last, *asked[3:], 1, REFERRERS_MAX)
         return entries, bool(self._database.read(_REFERRERS, following))
+
+    async def size(self, prefix: str) -> int:
+        """Count the bytes of a repository and of those below it; of all where the prefix is empty.
+
+        A blob that two repositories have counts in both.
+        """
+        query = "SELECT coalesce(sum(size), 0) FROM repository"
+        if not prefix:
+            return int(self._database.read(query)[0][0])
+        below = self._database.read(
+            f"{query} WHERE name = ? OR (name > ? AND name < ?)",
+            (prefix, f"{prefix}/", f"{prefix}0"),  # "0" follows "/"
+        )
+        return int(below[0][0])
 
     async def find_session(self, session_id: str) -> Session | None:
         """Look an upload session up."""

@@ -1,29 +1,30 @@
 """What the registry has its records keep: each write is one transaction."""
 
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import Collection
 
 from appliance.catalogue.garbage import drop_empty
-from appliance.catalogue.queries import BY_DIGEST, LINKED, Queries
+from appliance.catalogue.queries import BY_DIGEST, LINKED, LINKED_WHOLE, Queries
+from appliance.catalogue.rows import (
+    IsFixed,
+    check_removal,
+    link,
+    never,
+    put_blob,
+    put_repository,
+    resolve,
+    write_manifest,
+)
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
     BLOB_UPLOAD_UNKNOWN,
-    MANIFEST_BLOB_UNKNOWN,
     MANIFEST_UNKNOWN,
     METHOD_UNSUPPORTED,
     NAME_UNKNOWN,
 )
-from appliance.oci.manifest import Manifest
+from appliance.oci.manifest import Manifest, PushedManifest
 from appliance.protocol.session import Session
-
-_Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
-
-CONTENT_MAX = 64 << 10
-"""Bytes of a manifest that the catalogue holds itself; larger ones are in the store alone."""
 
 
 class Catalogue(Queries):
@@ -54,8 +55,8 @@ class Catalogue(Queries):
             ended = connection.execute("DELETE FROM session WHERE id = ?", (session.id,)).rowcount
             if not ended:
                 raise BLOB_UPLOAD_UNKNOWN.error()
-            blob = _put_blob(connection, digest, size)
-            _link(connection, _put_repository(connection, session.repository), blob)
+            blob = put_blob(connection, digest, size)
+            link(connection, put_repository(connection, session.repository), blob)
 
         await self._database.write(writing)
 
@@ -63,10 +64,10 @@ class Catalogue(Queries):
         """Link a blob of one repository into another; False when the first does not link it."""
 
         def writing(connection: sqlite3.Connection) -> bool:
-            row = connection.execute(LINKED, (source, str(digest))).fetchone()
+            row = connection.execute(LINKED_WHOLE, (source, str(digest))).fetchone()
             if row is None:
                 return False
-            _link(connection, _put_repository(connection, target), row[0])
+            link(connection, put_repository(connection, target), row[0])
             return True
 
         return await self._database.write(writing)
@@ -98,7 +99,7 @@ class Catalogue(Queries):
 
     async def check_references(self, repository: str, manifest: Manifest) -> None:
         """Raise MANIFEST_BLOB_UNKNOWN listing what is required and the repository lacks now."""
-        _resolve(self._database.read, repository, manifest)
+        resolve(self._database.read, repository, manifest)
 
     async def put_manifest(
         self,
@@ -107,68 +108,19 @@ class Catalogue(Queries):
         content: bytes,
         manifest: Manifest,
         tags: Collection[str] = (),
+        *,
+        is_fixed: IsFixed = never,
     ) -> None:
         """Record a manifest, and move tags to it.
 
-        Raises MANIFEST_BLOB_UNKNOWN listing what is required and the repository lacks.
+        Raises MANIFEST_BLOB_UNKNOWN listing what is required and the repository lacks, and
+        TAG_IMMUTABLE where a tag that is fixed would move.
         """
+        pushed = PushedManifest(repository, digest, content, manifest, tags)
+        await self._database.write(lambda connection: write_manifest(connection, pushed, is_fixed))
 
-        def writing(connection: sqlite3.Connection) -> None:
-            targets, absent = _resolve(
-                lambda query, parameters: connection.execute(query, parameters).fetchall(),
-                repository,
-                manifest,
-            )
-            owner = _put_repository(connection, repository)
-            held = content if len(content) <= CONTENT_MAX else None
-            blob = _put_blob(connection, digest, len(content), held)
-            subject = manifest.subject
-            connection.execute(
-                "INSERT INTO manifest"
-                " (repository, blob, media_type, artifact_type, subject, referrer)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " media_type = excluded.media_type, artifact_type = excluded.artifact_type,"
-                " subject = excluded.subject, referrer = excluded.referrer",
-                (
-                    owner,
-                    blob,
-                    manifest.media_type,
-                    manifest.artifact_type,
-                    str(subject.digest) if subject else None,
-                    msgspec.json.encode(manifest.referrer(digest, len(content)))
-                    if subject
-                    else None,
-                ),
-            )
-            connection.executemany(
-                "INSERT INTO absent (repository, manifest, digest) VALUES (?, ?, ?)"
-                " ON CONFLICT DO NOTHING",
-                [(owner, blob, str(listed)) for listed in absent],
-            )
-            # Some index may have been waiting for this manifest.
-            waiting = connection.execute(
-                "DELETE FROM absent WHERE repository = ? AND digest = ? RETURNING manifest",
-                (owner, str(digest)),
-            ).fetchall()
-            connection.executemany(
-                "INSERT INTO edge (repository, manifest, target) VALUES (?, ?, ?)"
-                " ON CONFLICT DO NOTHING",
-                [
-                    *((owner, blob, target) for target in targets),
-                    *((owner, index, blob) for (index,) in waiting),
-                ],
-            )
-            connection.executemany(
-                "INSERT INTO tag (repository, name, manifest) VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET manifest = excluded.manifest,"
-                " moved_at = unixepoch()",
-                [(owner, tag, blob) for tag in tags],
-            )
-
-        await self._database.write(writing)
-
-    async def delete_tag(self, repository: str, tag: str) -> None:
-        """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN."""
+    async def delete_tag(self, repository: str, tag: str, *, is_fixed: IsFixed = never) -> None:
+        """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN or TAG_IMMUTABLE."""
 
         def writing(connection: sqlite3.Connection) -> None:
             removed = connection.execute(
@@ -178,17 +130,27 @@ class Catalogue(Queries):
             ).rowcount
             if not removed:
                 raise MANIFEST_UNKNOWN.error(details=({"tag": tag},))
+            check_removal([(tag,)], is_fixed)
 
         await self._database.write(writing)
 
-    async def delete_manifest(self, repository: str, digest: Digest) -> None:
-        """Remove a manifest with all its tags; raises MANIFEST_UNKNOWN."""
+    async def delete_manifest(
+        self, repository: str, digest: Digest, *, is_fixed: IsFixed = never
+    ) -> None:
+        """Remove a manifest with all its tags.
+
+        Raises MANIFEST_UNKNOWN, and TAG_IMMUTABLE where one of its tags is fixed.
+        """
 
         def writing(connection: sqlite3.Connection) -> None:
             row = connection.execute(BY_DIGEST, (repository, str(digest))).fetchone()
             if row is None:
                 raise MANIFEST_UNKNOWN.error(details=({"digest": str(digest)},))
             owner, blob = row[4:]
+            tags = connection.execute(
+                "SELECT name FROM tag WHERE repository = ? AND manifest = ?", (owner, blob)
+            )
+            check_removal(tags, is_fixed)
             connection.execute(
                 "DELETE FROM manifest WHERE repository = ? AND blob = ?", (owner, blob)
             )
@@ -196,8 +158,11 @@ class Catalogue(Queries):
 
         await self._database.write(writing)
 
-    async def delete_repository(self, repository: str) -> None:
-        """Remove a repository with all its tags, manifests and links; raises NAME_UNKNOWN."""
+    async def delete_repository(self, repository: str, *, is_fixed: IsFixed = never) -> None:
+        """Remove a repository with all its tags, manifests and links.
+
+        Raises NAME_UNKNOWN, and TAG_IMMUTABLE where one of its tags is fixed.
+        """
 
         def writing(connection: sqlite3.Connection) -> None:
             row = connection.execute(
@@ -205,65 +170,11 @@ class Catalogue(Queries):
             ).fetchone()
             if row is None:
                 raise NAME_UNKNOWN.error(details=({"name": repository},))
+            check_removal(
+                connection.execute("SELECT name FROM tag WHERE repository = ?", row), is_fixed
+            )
             connection.execute("DELETE FROM manifest WHERE repository = ?", row)
             connection.execute("DELETE FROM link WHERE repository = ?", row)
             connection.execute("DELETE FROM repository WHERE id = ?", row)
 
         await self._database.write(writing)
-
-
-def _put_repository(connection: sqlite3.Connection, name: str) -> int:
-    connection.execute("INSERT INTO repository (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-    ((found,),) = connection.execute("SELECT id FROM repository WHERE name = ?", (name,))
-    return int(found)
-
-
-def _put_blob(
-    connection: sqlite3.Connection, digest: Digest, size: int, content: bytes | None = None
-) -> int:
-    connection.execute(
-        "INSERT INTO blob (digest, size, content) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET"
-        " content = coalesce(content, excluded.content)",
-        (str(digest), size, content),
-    )
-    ((found,),) = connection.execute("SELECT id FROM blob WHERE digest = ?", (str(digest),))
-    return int(found)
-
-
-def _link(connection: sqlite3.Connection, repository: int, blob: int) -> None:
-    connection.execute(
-        "INSERT INTO link (repository, blob) VALUES (?, ?)"
-        " ON CONFLICT DO UPDATE SET idle_since = unixepoch()",
-        (repository, blob),
-    )
-
-
-def _resolve(read: _Read, repository: str, manifest: Manifest) -> tuple[list[int], list[Digest]]:
-    """Find what a manifest refers to, and which of the manifests it lists are absent and may be.
-
-    Raises MANIFEST_BLOB_UNKNOWN with what is missing.
-    """
-    targets: list[int] = []
-    absent: list[Digest] = []
-    missing: list[str] = []
-    for table, references in (("link", manifest.blobs), ("manifest", manifest.manifests)):
-        query = (
-            f"SELECT blob.id FROM blob JOIN {table} AS held ON held.blob = blob.id"  # noqa: S608  two fixed words
-            " JOIN repository ON repository.id = held.repository"
-            " WHERE blob.digest = ? AND repository.name = ?"
-        )
-        for digest in {reference.digest for reference in references}:
-            rows = read(query, (str(digest), repository))
-            targets += [row[0] for row in rows]
-            if not rows:
-                if digest in manifest.optional:
-                    absent.append(digest)
-                else:
-                    missing.append(str(digest))
-    if missing:
-        raise MANIFEST_BLOB_UNKNOWN.error(
-            f"the manifest refers to content that this repository does not have: {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
-            details=tuple({"digest": digest} for digest in sorted(missing)),
-        )
-    return targets, absent

@@ -9,6 +9,8 @@
     absent       what an index lists and the repository does not have (yet)
     session      an upload session: whose it is, and where it leads
     quarantine   a blob that nobody held any more, and when it was put away
+    history      what a tag came to mean, and which manifests were removed
+    chore        how far work that goes on for days has come
 
 A step that has been released is never edited; a new one is added after it.
 """
@@ -230,6 +232,95 @@ STEPS = (
         UPDATE manifest SET tags = tags + 1
             WHERE repository = new.repository AND blob = new.manifest;
     END;
+    """,
+    # History has names and digests in full, as repositories and blobs come back under other
+    # numbers. Its tag is empty for a manifest that was removed, its digest NULL for a tag.
+    # A repository's size is what its links and manifests come to, whoever else has them too.
+    # What is damaged counts as not there, so that whoever has it pushes it again.
+    """
+    CREATE TABLE history (
+        id INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL DEFAULT (unixepoch()),
+        repository TEXT NOT NULL,
+        tag TEXT NOT NULL,
+        digest TEXT,
+        media_type TEXT,
+        subject TEXT
+    ) STRICT;
+
+    CREATE INDEX history_tag ON history (repository, tag, id);
+    CREATE INDEX history_digest ON history (repository, digest, id) WHERE tag = '';
+    CREATE INDEX history_subject ON history (repository, subject, id) WHERE subject IS NOT NULL;
+    CREATE INDEX history_age ON history (at);
+
+    INSERT INTO history (at, repository, tag, digest)
+    SELECT tag.moved_at, repository.name, tag.name, blob.digest
+    FROM tag JOIN repository ON repository.id = tag.repository JOIN blob ON blob.id = tag.manifest
+    ORDER BY tag.moved_at;
+
+    CREATE TRIGGER tag_remembered AFTER INSERT ON tag BEGIN
+        INSERT INTO history (repository, tag, digest)
+        SELECT repository.name, new.name, blob.digest FROM repository, blob
+        WHERE repository.id = new.repository AND blob.id = new.manifest;
+    END;
+
+    CREATE TRIGGER tag_move_remembered AFTER UPDATE OF manifest ON tag
+    WHEN old.manifest != new.manifest BEGIN
+        INSERT INTO history (repository, tag, digest)
+        SELECT repository.name, new.name, blob.digest FROM repository, blob
+        WHERE repository.id = new.repository AND blob.id = new.manifest;
+    END;
+
+    CREATE TRIGGER tag_removal_remembered AFTER DELETE ON tag BEGIN
+        INSERT INTO history (repository, tag)
+        SELECT name, old.name FROM repository WHERE id = old.repository;
+    END;
+
+    CREATE TRIGGER manifest_removal_remembered AFTER DELETE ON manifest BEGIN
+        INSERT INTO history (repository, tag, digest, media_type, subject)
+        SELECT repository.name, '', blob.digest, old.media_type, old.subject
+        FROM repository, blob WHERE repository.id = old.repository AND blob.id = old.blob;
+    END;
+
+    ALTER TABLE repository ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+
+    UPDATE repository SET size = (
+        SELECT coalesce(sum(blob.size), 0) FROM (
+            SELECT blob FROM link WHERE link.repository = repository.id
+            UNION ALL SELECT blob FROM manifest WHERE manifest.repository = repository.id
+        ) AS held JOIN blob ON blob.id = held.blob
+    );
+
+    CREATE INDEX repository_size ON repository (name, size);
+
+    CREATE TRIGGER link_weighed AFTER INSERT ON link BEGIN
+        UPDATE repository SET size = size + (SELECT size FROM blob WHERE id = new.blob)
+        WHERE id = new.repository;
+    END;
+
+    CREATE TRIGGER link_lifted AFTER DELETE ON link BEGIN
+        UPDATE repository SET size = size - (SELECT size FROM blob WHERE id = old.blob)
+        WHERE id = old.repository;
+    END;
+
+    CREATE TRIGGER manifest_weighed AFTER INSERT ON manifest BEGIN
+        UPDATE repository SET size = size + (SELECT size FROM blob WHERE id = new.blob)
+        WHERE id = new.repository;
+    END;
+
+    CREATE TRIGGER manifest_lifted AFTER DELETE ON manifest BEGIN
+        UPDATE repository SET size = size - (SELECT size FROM blob WHERE id = old.blob)
+        WHERE id = old.repository;
+    END;
+
+    ALTER TABLE blob ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;
+
+    CREATE INDEX blob_damaged ON blob (damaged) WHERE damaged = 1;
+
+    CREATE TABLE chore (
+        name TEXT PRIMARY KEY,
+        place TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
     """,
 )
 

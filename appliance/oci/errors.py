@@ -63,6 +63,7 @@ NAME_INVALID = ErrorRow("NAME_INVALID", 400, "invalid repository name")
 NAME_UNKNOWN = ErrorRow("NAME_UNKNOWN", 404, "repository name not known to registry")
 PAGINATION_INVALID = ErrorRow("UNSUPPORTED", 400, "invalid number of results requested")
 PATH_UNKNOWN = ErrorRow("UNSUPPORTED", 404, "there is no such endpoint")
+QUOTA_REACHED = ErrorRow("DENIED", 403, "the repository has reached its quota")
 RANGE_INVALID = ErrorRow(
     "BLOB_UPLOAD_INVALID", 416, "the chunk does not start where the upload session stands"
 )
@@ -75,7 +76,16 @@ SIZE_INVALID = ErrorRow("SIZE_INVALID", 400, "provided length did not match cont
 STORE_FULL = ErrorRow("DENIED", 507, "the registry's disk is full (of bytes or of inodes)")
 STORE_UNAVAILABLE = ErrorRow("UNKNOWN", 503, "the registry cannot reach its storage")
 TAGS_TOO_MANY = ErrorRow("TAG_INVALID", 414, "too many tags in one request")
+TAG_IMMUTABLE = ErrorRow("DENIED", 403, "the tag is immutable")
 TAG_INVALID = ErrorRow("TAG_INVALID", 400, "invalid tag")
 TOO_MANY_LOGINS = ErrorRow("TOOMANYREQUESTS", 429, "too many logins are being checked; try later")
 TOO_MANY_REQUESTS = ErrorRow("TOOMANYREQUESTS", 429, "too many requests; try later")
 UNAUTHORIZED = ErrorRow("UNAUTHORIZED", 401, "authentication required")
+
+
+def tag_immutable(tag: str) -> RegistryError:
+    """Make the error of whoever would move or remove a tag that is fixed."""
+    return TAG_IMMUTABLE.error(
+        f"the tag {tag} is immutable (push.immutable): it neither moves nor goes",
+        details=({"tag": tag},),
+    )

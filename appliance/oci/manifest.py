@@ -6,6 +6,7 @@ otherwise two clients could read two different images from the same bytes (CVE-2
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -92,6 +93,18 @@ class Manifest:
             artifact_type=self.artifact_type,
             annotations=self.annotations,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PushedManifest:
+    """A manifest on its way into a repository."""
+
+    repository: str
+    digest: Digest
+    content: bytes
+    manifest: Manifest
+    tags: Collection[str] = ()
+    """Tags that are to point to it."""
 
 
 def parse_manifest(content: bytes, content_type: str | None) -> Manifest:

@@ -7,18 +7,20 @@ Whether it is taken then is a matter of which platforms are required.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 import trio
 
 from appliance import work
 from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
-from appliance.oci.errors import DIGEST_INVALID, MANIFEST_UNKNOWN, NAME_UNKNOWN
+from appliance.oci.errors import DIGEST_INVALID, MANIFEST_UNKNOWN, NAME_UNKNOWN, tag_immutable
 from appliance.oci.manifest import Manifest, StoredManifest, parse_manifest
 from appliance.protocol.paging import PAGE_MAX, Page
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, ManifestRecords
+from appliance.registry.quotas import Quotas
 from appliance.registry.recent import Recent
 from appliance.registry.space import Space
 
@@ -37,14 +39,17 @@ class Manifests:
         leases: Leases,
         locks: DigestLocks,
         space: Space,
+        quotas: Quotas,
     ) -> None:
         self._store = store
         self._records = records
         self._leases = leases
         self._locks = locks
         self._space = space
+        self._quotas = quotas
         self._recent = Recent(_RECENT_MAX)
         self._required: Sequence[str] = ("*",)
+        self._immutable: Sequence[str] = ()
 
     def require(self, platforms: Sequence[str]) -> None:
         """Say which entries of an index must be there when it is pushed: patterns of platforms.
@@ -53,6 +58,15 @@ class Manifests:
         matches all of them, and an entry without a platform is matched by `*` alone.
         """
         self._required = platforms
+
+    def fix(self, immutable: Sequence[str]) -> None:
+        """Say which tags may neither move nor go: patterns of `repository:tag`."""
+        self._immutable = immutable
+
+    def is_fixed(self, repository: str, tag: str) -> bool:
+        """Tell whether a tag may neither move nor go."""
+        name = f"{repository}:{tag}"
+        return any(fnmatchcase(name, pattern) for pattern in self._immutable)
 
     async def find(self, repository: str, reference: Digest | str) -> StoredManifest:
         """Look a manifest up by digest or tag, and lease it; raises MANIFEST_UNKNOWN."""
@@ -90,8 +104,9 @@ class Manifests:
         """Store a manifest under its digest, under `reference` if that is a tag, and under `tags`.
 
         Raises MANIFEST_INVALID, MANIFEST_BLOB_UNKNOWN for references the repository lacks,
-        DIGEST_INVALID when `reference` is another digest than that of the bytes, and STORE_FULL
-        for one that the repository does not have when there is no room for more.
+        DIGEST_INVALID when `reference` is another digest than that of the bytes, TAG_IMMUTABLE
+        when such a tag points elsewhere, and STORE_FULL or QUOTA_REACHED for a manifest that the
+        repository does not have when there is no room for more.
         """
         algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
         digest = await work.disk(Digest.of, content, algorithm)
@@ -105,14 +120,32 @@ class Manifests:
         # checks the references once more; the first look keeps refused manifests off the disk.
         # The lock keeps a sweep from putting the file away between the two.
         await self._records.check_references(repository, manifest)
-        if await self._records.find_manifest(repository, digest) is None:
-            await self._space.claim(len(content))
-        await self._leases.secure(repository, digest)
         named = tags if isinstance(reference, Digest) else (reference, *tags)
-        async with self._locks.hold((digest,)):
+        await self._check_tags(repository, named, digest)
+        added = 0
+        if await self._records.find_manifest(repository, digest) is None:
+            added = len(content)
+            await self._space.claim(added)
+        await self._leases.secure(repository, digest)
+        async with self._quotas.claim(repository, added), self._locks.hold((digest,)):
             await self._store.put(digest, content)
-            await self._records.put_manifest(repository, digest, content, manifest, named)
+            await self._records.put_manifest(
+                repository,
+                digest,
+                content,
+                manifest,
+                named,
+                is_fixed=partial(self.is_fixed, repository),
+            )
         return digest, manifest
+
+    async def _check_tags(self, repository: str, tags: Sequence[str], digest: Digest) -> None:
+        """Raise TAG_IMMUTABLE where one of these tags points elsewhere and may not move."""
+        for tag in tags:
+            if self.is_fixed(repository, tag):
+                found = await self._records.find_manifest(repository, tag)
+                if found is not None and found.descriptor.digest != digest:
+                    raise tag_immutable(tag)
 
     def _optional(self, manifest: Manifest) -> frozenset[Digest]:
         listed = {entry.digest for entry in manifest.manifests}
@@ -124,15 +157,20 @@ class Manifests:
         return frozenset(listed - required)
 
     async def delete(self, repository: str, reference: Digest | str) -> None:
-        """Remove a tag alone, or a manifest with all its tags; raises MANIFEST_UNKNOWN."""
+        """Remove a tag alone, or a manifest with all its tags.
+
+        Raises MANIFEST_UNKNOWN and TAG_IMMUTABLE.
+        """
+        is_fixed = partial(self.is_fixed, repository)
         if isinstance(reference, Digest):
-            await self._records.delete_manifest(repository, reference)
+            await self._records.delete_manifest(repository, reference, is_fixed=is_fixed)
         else:
-            await self._records.delete_tag(repository, reference)
+            await self._records.delete_tag(repository, reference, is_fixed=is_fixed)
 
     async def delete_repository(self, repository: str) -> None:
-        """Remove a repository with all that is in it; raises NAME_UNKNOWN."""
-        await self._records.delete_repository(repository)
+        """Remove a repository with all that is in it; raises NAME_UNKNOWN and TAG_IMMUTABLE."""
+        is_fixed = partial(self.is_fixed, repository)
+        await self._records.delete_repository(repository, is_fixed=is_fixed)
 
     async def tags(self, repository: str, page: Page) -> tuple[list[str], bool]:
         """List a page of tags and tell whether more follow; raises NAME_UNKNOWN."""

@@ -12,7 +12,8 @@ from typing import Protocol
 from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
 from appliance.oci.garbage import IdleBlob, IdlePair, Place, Totals
-from appliance.oci.manifest import Manifest, StoredManifest
+from appliance.oci.history import Change, Holding, Removal
+from appliance.oci.manifest import Manifest, PushedManifest, StoredManifest
 from appliance.protocol.credentials import Credentials
 from appliance.protocol.session import Session
 
@@ -102,6 +103,9 @@ class BlobStore(Protocol):
     async def put_away(self, digests: Sequence[Digest]) -> None:
         """Move blobs into quarantine, those that are not there already, or nowhere."""
 
+    async def bring_back(self, digests: Sequence[Digest]) -> None:
+        """Move blobs out of quarantine, those that are there; durable on return."""
+
     async def purge(self, digests: Sequence[Digest]) -> None:
         """Remove blobs from quarantine, those that are there."""
 
@@ -132,6 +136,9 @@ class SessionRecords(Protocol):
 
     async def commit_session(self, session: Session, digest: Digest, size: int) -> None:
         """Turn an upload session into a blob of its repository; raises BLOB_UPLOAD_UNKNOWN."""
+
+    async def find_blob(self, repository: str, digest: Digest) -> int | None:
+        """Return the size of a blob that the repository links."""
 
     async def mount(self, source: str, target: str, digest: Digest) -> bool:
         """Link a blob of one repository into another; False when the first does not link it."""
@@ -179,17 +186,29 @@ class ManifestRecords(Protocol):
         content: bytes,
         manifest: Manifest,
         tags: Collection[str] = (),
+        *,
+        is_fixed: Callable[[str], bool],
     ) -> None:
-        """Record a manifest and move tags to it; raises MANIFEST_BLOB_UNKNOWN."""
+        """Record a manifest and move tags to it.
 
-    async def delete_tag(self, repository: str, tag: str) -> None:
-        """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN."""
+        Raises MANIFEST_BLOB_UNKNOWN, and TAG_IMMUTABLE where a fixed tag would move.
+        """
 
-    async def delete_manifest(self, repository: str, digest: Digest) -> None:
-        """Remove a manifest with all its tags; raises MANIFEST_UNKNOWN."""
+    async def delete_tag(
+        self, repository: str, tag: str, *, is_fixed: Callable[[str], bool]
+    ) -> None:
+        """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN or TAG_IMMUTABLE."""
 
-    async def delete_repository(self, repository: str) -> None:
-        """Remove a repository with all that is in it; raises NAME_UNKNOWN."""
+    async def delete_manifest(
+        self, repository: str, digest: Digest, *, is_fixed: Callable[[str], bool]
+    ) -> None:
+        """Remove a manifest with all its tags; raises MANIFEST_UNKNOWN or TAG_IMMUTABLE."""
+
+    async def delete_repository(self, repository: str, *, is_fixed: Callable[[str], bool]) -> None:
+        """Remove a repository with all that is in it; raises NAME_UNKNOWN or TAG_IMMUTABLE."""
+
+    async def size(self, prefix: str) -> int:
+        """Count the bytes of a repository and of those below it; of all where the prefix is empty."""
 
     async def check_readable(self) -> None:
         """Raise STORE_UNAVAILABLE if nothing can be read now."""
@@ -228,8 +247,46 @@ class GarbageRecords(Protocol):
     async def is_known(self, digest: Digest) -> bool:
         """Tell whether there is such a blob, in whatever repository."""
 
+    async def forget_changes(self, before: int, limit: int) -> int:
+        """Forget changes of tags and removals that are so old, some of them; return how many."""
+
     async def forget(self, digests: Sequence[Digest]) -> None:
         """Forget blobs that have left quarantine."""
+
+
+class PastRecords(Protocol):
+    """The records that history and bringing back need."""
+
+    async def changes(self, repository: str, tag: str | None, limit: int) -> list[Change]:
+        """List the latest changes of a repository, or of one of its tags, the last one first."""
+
+    async def last_manifest(self, repository: str, tag: str) -> Digest | None:
+        """Return the manifest that a tag pointed to when it did so last."""
+
+    async def removal(self, repository: str, digest: Digest) -> Removal | None:
+        """Return how a manifest was removed the last time."""
+
+    async def removed_referrers(self, repository: str, subject: Digest, after: int) -> list[Digest]:
+        """List the manifests about a subject that were removed after a change."""
+
+    async def holding(
+        self, repository: str, digest: Digest, *, as_manifest: bool = False
+    ) -> Holding | None:
+        """Tell where the bytes of a blob or manifest are, if they are here at all."""
+
+    async def restore(
+        self,
+        repository: str,
+        *,
+        blobs: Sequence[tuple[Digest, int]],
+        manifests: Sequence[PushedManifest],
+        tag: tuple[str, Digest] | None,
+        is_fixed: Callable[[str], bool],
+    ) -> None:
+        """Bring back blobs, by digest and size, manifests in that order, and a tag.
+
+        Raises MANIFEST_BLOB_UNKNOWN, MANIFEST_UNKNOWN and TAG_IMMUTABLE.
+        """
 
 
 class Accounts(Protocol):

@@ -12,11 +12,14 @@ from appliance.registry.ports import (
     BlobStore,
     GarbageRecords,
     ManifestRecords,
+    PastRecords,
     SessionRecords,
 )
+from appliance.registry.quotas import Quotas
 from appliance.registry.readiness import Readiness
 from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep
+from appliance.registry.undo import Undo
 from appliance.registry.uploads import Uploads
 
 
@@ -33,17 +36,36 @@ class Registry:
         store: BlobStore,
         records: Records,
         garbage: GarbageRecords,
+        past: PastRecords,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self.leases = Leases(lease_seconds, time.monotonic)
         locks = DigestLocks()
         self.space = Space(store)
+        self.quotas = Quotas(records)
         self.blobs = Blobs(store=store, records=records, leases=self.leases)
         self.uploads = Uploads(
-            store=store, records=records, leases=self.leases, locks=locks, space=self.space
+            store=store,
+            records=records,
+            leases=self.leases,
+            locks=locks,
+            space=self.space,
+            quotas=self.quotas,
         )
         self.manifests = Manifests(
-            store=store, records=records, leases=self.leases, locks=locks, space=self.space
+            store=store,
+            records=records,
+            leases=self.leases,
+            locks=locks,
+            space=self.space,
+            quotas=self.quotas,
         )
         self.sweep = Sweep(store=store, records=garbage, leases=self.leases, locks=locks)
+        self.undo = Undo(
+            store=store,
+            records=past,
+            locks=locks,
+            sweep=self.sweep,
+            is_fixed=self.manifests.is_fixed,
+        )
         self.readiness = Readiness(store=store, records=records, space=self.space)

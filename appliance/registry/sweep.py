@@ -4,6 +4,7 @@
     2. links      a blob of a repository that no manifest there has needed for the grace period
     3. blobs      what no repository links, put away into quarantine
     4. purge      what has been in quarantine for long enough leaves the disk
+    5. history    what tags were so long ago is forgotten
 
 Each is done in small batches, found through indexes of what is idle, so that the work is that of
 the garbage and not of the registry. Nothing that is leased goes (see `leases`), and everything is
@@ -44,6 +45,8 @@ class SweepRules:
     """How long it is kept afterwards."""
     untagged: float | None
     """How long a manifest is kept without a tag; None for ever."""
+    history: float
+    """How long it is remembered what a tag was."""
 
 
 class Sweep:
@@ -88,6 +91,7 @@ class Sweep:
             await self._remove(records.idle_links, records.remove_links, before, tally.links)
             await self._put_away(tally)
             await self._purge(int(time.time() - rules.quarantine), tally)
+            await self._forget(int(time.time() - rules.history))
             return tally.totals
 
     async def _remove(
@@ -131,6 +135,13 @@ class Sweep:
             await self._store.purge(digests)
             await self._records.forget(digests)
             tally.purged(found)
+            await _breathe(began)
+
+    async def _forget(self, before: int) -> None:
+        forgotten = _BATCH
+        while forgotten == _BATCH:
+            began = trio.current_time()
+            forgotten = await self._records.forget_changes(before, _BATCH)
             await _breathe(began)
 
 

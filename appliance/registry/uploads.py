@@ -21,6 +21,7 @@ from appliance.oci.digest import Digest, new_hasher
 from appliance.oci.errors import (
     BLOB_UPLOAD_UNKNOWN,
     DIGEST_INVALID,
+    QUOTA_REACHED,
     RANGE_INVALID,
     SESSION_TAKEN_OVER,
     STORE_FULL,
@@ -31,6 +32,7 @@ from appliance.protocol.session import Session, accept_chunk, range_header
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, Body, SessionRecords, Staged
+from appliance.registry.quotas import Quotas
 from appliance.registry.space import Space
 
 _HOLDERS_MAX = 100
@@ -63,19 +65,23 @@ class Uploads:
         leases: Leases,
         locks: DigestLocks,
         space: Space,
+        quotas: Quotas,
     ) -> None:
         self._store = store
         self._records = records
         self._leases = leases
         self._locks = locks
         self._space = space
+        self._quotas = quotas
         self._open: dict[str, _OpenSession] = {}
 
     async def start(self, repository: str, account: str, algorithm: str = "sha256") -> str:
         """Begin a session and return its id.
 
-        Raises DIGEST_INVALID for an unknown algorithm and STORE_FULL when there is no room.
+        Raises DIGEST_INVALID for an unknown algorithm, and STORE_FULL or QUOTA_REACHED when there
+        is no room.
         """
+        await self._quotas.check(repository, 1)
         await self._space.check_stream(repository, account)
         return await self._begin(repository, account, algorithm)
 
@@ -93,9 +99,18 @@ class Uploads:
         return record.id
 
     async def mount(self, source: str, repository: str, digest: Digest) -> bool:
-        """Link a blob that another repository holds; False when that one does not hold it."""
+        """Link a blob that another repository holds; False when that one does not hold it.
+
+        Raises QUOTA_REACHED.
+        """
+        size = await self._records.find_blob(source, digest) or 0
         await self._leases.secure(repository, digest)
-        return await self._records.mount(source, repository, digest)
+        async with self._quotas.claim(repository, await self._added(repository, digest, size)):
+            return await self._records.mount(source, repository, digest)
+
+    async def _added(self, repository: str, digest: Digest, size: int) -> int:
+        """Return what a blob of that size adds to a repository, which may have it already."""
+        return size if await self._records.find_blob(repository, digest) is None else 0
 
     async def holders(self, digest: Digest) -> list[str]:
         """List repositories that a blob could be mounted from, some of them if they are many."""
@@ -141,8 +156,9 @@ class Uploads:
     ) -> None:
         """Append a last chunk, which may be empty, and turn the session into a blob.
 
-        Raises what `append` raises, and DIGEST_INVALID when the bytes have another digest; the
-        session is over then, for nothing can make its bytes right.
+        Raises what `append` raises, DIGEST_INVALID when the bytes have another digest, and
+        QUOTA_REACHED when they are too many; the session is over then, for nothing can make its
+        bytes right.
         """
         session = await self._find(repository, account, session_id)
         async with self._writing(session):
@@ -160,10 +176,16 @@ class Uploads:
             # repository links; the session is over, as its bytes have left it.
             # The lock keeps a sweep from putting the file away between 2 and 4.
             await self._leases.secure(repository, digest)
-            async with self._locks.hold((digest,)):
-                await session.staged.publish(digest)
-                self._open.pop(session_id, None)
-                await self._records.commit_session(session.record, digest, size)
+            added = await self._added(repository, digest, size)
+            try:
+                async with self._quotas.claim(repository, added), self._locks.hold((digest,)):
+                    await session.staged.publish(digest)
+                    self._open.pop(session_id, None)
+                    await self._records.commit_session(session.record, digest, size)
+            except RegistryError as error:
+                if error.row is QUOTA_REACHED:
+                    await self._end(session)
+                raise
 
     async def put(
         self,
@@ -178,6 +200,9 @@ class Uploads:
 
         Raises what `commit` raises.
         """
+        await self._quotas.check(
+            repository, await self._added(repository, digest, content_length or 0)
+        )
         await self._space.check(content_length or 0)
         session_id = await self._begin(repository, account, digest.algorithm)
         try:

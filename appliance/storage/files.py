@@ -278,6 +278,11 @@ class FileStore:
         with _translated(STORE_UNAVAILABLE):
             await work.disk(self._put_away, digests)
 
+    async def bring_back(self, digests: Sequence[Digest]) -> None:
+        """Move blobs out of quarantine, those that are there; durable on return."""
+        with _translated(STORE_UNAVAILABLE):
+            await work.disk(self._bring_back, digests)
+
     async def purge(self, digests: Sequence[Digest]) -> None:
         """Remove blobs from quarantine, those that are there."""
         with _translated(STORE_UNAVAILABLE):
@@ -305,6 +310,14 @@ class FileStore:
         for digest in digests:
             with suppress(FileNotFoundError):
                 self.path(digest).rename(self._away(digest))
+
+    def _bring_back(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            path = self.path(digest)
+            if not path.exists():  # it may have been pushed anew
+                with suppress(FileNotFoundError):
+                    self._away(digest).rename(path)
+            sync_folder(path.parent)
 
     def _purge(self, digests: Sequence[Digest]) -> None:
         for digest in digests:

@@ -138,6 +138,12 @@ class MemoryStore:
         for digest in self.blobs.keys() & set(digests):
             self.away[digest] = self.blobs.pop(digest)
 
+    async def bring_back(self, digests: Sequence[Digest]) -> None:
+        """Move blobs out of quarantine, those that are there."""
+        await trio.lowlevel.checkpoint()
+        for digest in self.away.keys() & set(digests):
+            self.blobs.setdefault(digest, self.away.pop(digest))
+
     async def purge(self, digests: Sequence[Digest]) -> None:
         """Remove blobs from quarantine, those that are there."""
         await trio.lowlevel.checkpoint()

@@ -15,6 +15,7 @@ from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
+from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
@@ -161,7 +162,9 @@ def open_registry(
     store.prepare()
     database = Database.open(folder / "catalogue.sqlite3")
     catalogue = Catalogue(database)
-    registry = UseCases(store=store, records=catalogue, garbage=Garbage(database))
+    registry = UseCases(
+        store=store, records=catalogue, garbage=Garbage(database), past=Past(database)
+    )
     application = Application(
         registry=registry,
         access=Access(

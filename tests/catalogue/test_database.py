@@ -111,6 +111,8 @@ async def test_an_empty_file_gets_todays_tables(database: Database) -> None:
         "session",
         "absent",
         "quarantine",
+        "history",
+        "chore",
     }
 
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 
 from appliance.catalogue.database import Database
 from appliance.catalogue.queries import REFERRERS_MAX
-from appliance.catalogue.records import CONTENT_MAX, Catalogue
+from appliance.catalogue.records import Catalogue
+from appliance.catalogue.rows import CONTENT_MAX
 from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
@@ -552,6 +553,11 @@ COUNTS = {
         + (SELECT count(*) FROM manifest WHERE manifest.blob = blob.id)""",
     "repositories": """SELECT count(*) FROM repository WHERE manifests <>
         (SELECT count(*) FROM manifest WHERE manifest.repository = repository.id)""",
+    "sizes": """SELECT count(*) FROM repository WHERE size <> (
+        SELECT coalesce(sum(blob.size), 0) FROM (
+            SELECT blob FROM link WHERE link.repository = repository.id
+            UNION ALL SELECT blob FROM manifest WHERE manifest.repository = repository.id
+        ) AS held JOIN blob ON blob.id = held.blob)""",
 }
 
 STEPS = st.one_of(

@@ -32,6 +32,7 @@ from appliance.registry.blobs import Blobs
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
 from appliance.registry.ports import Sink
+from appliance.registry.quotas import Quotas
 from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 from appliance.storage import files
@@ -168,7 +169,14 @@ async def world(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.Monkey
     store.prepare()
     leases, locks = leased(), DigestLocks()
     space = Space(store)
-    uploads = Uploads(store=store, records=catalogue, leases=leases, locks=locks, space=space)
+    uploads = Uploads(
+        store=store,
+        records=catalogue,
+        leases=leases,
+        locks=locks,
+        space=space,
+        quotas=Quotas(catalogue),
+    )
     await uploads.put(HERE, ALICE, Digest.of(EARLIER), Sent(EARLIER))
     monkeypatch.setattr(files, "_FLUSH_EVERY", 4000)
     return World(
@@ -177,7 +185,14 @@ async def world(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.Monkey
         catalogue,
         Blobs(store=store, records=catalogue, leases=leases),
         uploads,
-        Manifests(store=store, records=catalogue, leases=leases, locks=locks, space=space),
+        Manifests(
+            store=store,
+            records=catalogue,
+            leases=leases,
+            locks=locks,
+            space=space,
+            quotas=Quotas(catalogue),
+        ),
         Faults(monkeypatch, catalogue),
     )
 

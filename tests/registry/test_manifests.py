@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from appliance.catalogue.records import CONTENT_MAX, Catalogue
+from appliance.catalogue.records import Catalogue
+from appliance.catalogue.rows import CONTENT_MAX
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
@@ -22,6 +23,7 @@ from appliance.protocol.session import Session
 from appliance.registry.blobs import Blobs
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
+from appliance.registry.quotas import Quotas
 from appliance.registry.space import Space
 from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore
@@ -64,6 +66,7 @@ async def manifests(store: Store, catalogue: Catalogue) -> Manifests:
         leases=leased(),
         locks=DigestLocks(),
         space=Space(store),
+        quotas=Quotas(catalogue),
     )
 
 

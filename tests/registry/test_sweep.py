@@ -29,6 +29,7 @@ from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
 from appliance.registry.ports import Sink
+from appliance.registry.quotas import Quotas
 from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep, SweepRules
 from appliance.registry.uploads import Uploads
@@ -38,12 +39,13 @@ from tests.refused import refused
 
 HERE, THERE = "here/app", "there/app"
 LEASE = 100.0
+FOR_EVER = 2.0**31
 
 # Everything idle counts at once, and leaves quarantine in the next sweep.
-AT_ONCE = SweepRules(grace=0, quarantine=1000, untagged=None)
-UNTAGGED_TOO = SweepRules(grace=0, quarantine=1000, untagged=0)
-TO_THE_END = SweepRules(grace=0, quarantine=0, untagged=None)
-LATER = SweepRules(grace=1000, quarantine=1000, untagged=1000)
+AT_ONCE = SweepRules(grace=0, quarantine=1000, untagged=None, history=FOR_EVER)
+UNTAGGED_TOO = SweepRules(grace=0, quarantine=1000, untagged=0, history=FOR_EVER)
+TO_THE_END = SweepRules(grace=0, quarantine=0, untagged=None, history=FOR_EVER)
+LATER = SweepRules(grace=1000, quarantine=1000, untagged=1000, history=FOR_EVER)
 
 Store = FileStore | MemoryStore
 
@@ -144,13 +146,16 @@ async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
     catalogue, garbage = Catalogue(database), Garbage(database)
     now = [1000.0]
     leases, locks, space = Leases(LEASE, lambda: now[0]), DigestLocks(), Space(store)
+    quotas = Quotas(catalogue)
     yield World(
         store=store,
         garbage=garbage,
         blobs=Blobs(store=store, records=catalogue, leases=leases),
-        uploads=Uploads(store=store, records=catalogue, leases=leases, locks=locks, space=space),
+        uploads=Uploads(
+            store=store, records=catalogue, leases=leases, locks=locks, space=space, quotas=quotas
+        ),
         manifests=Manifests(
-            store=store, records=catalogue, leases=leases, locks=locks, space=space
+            store=store, records=catalogue, leases=leases, locks=locks, space=space, quotas=quotas
         ),
         sweep=Sweep(store=store, records=garbage, leases=leases, locks=locks),
         now=now,

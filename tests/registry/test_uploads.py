@@ -28,6 +28,7 @@ from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Session
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import Body, Sink
+from appliance.registry.quotas import Quotas
 from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore, StagedFile
@@ -148,6 +149,7 @@ def uploads(store: Store, catalogue: Catalogue) -> Uploads:
         leases=leased(),
         locks=DigestLocks(),
         space=Space(store),
+        quotas=Quotas(catalogue),
     )
 
 
