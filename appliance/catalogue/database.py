@@ -18,6 +18,7 @@ import trio
 
 from appliance import work
 from appliance.catalogue.schema import migrate
+from appliance.catalogue.seals import Checked, Seals
 from appliance.oci.errors import STORE_FULL, STORE_UNAVAILABLE, RegistryError
 
 T = TypeVar("T")
@@ -75,8 +76,11 @@ class _Job:
 class Database:
     """An open database; `aclose` ends its thread."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, seals: Seals
+    ) -> None:
         self._path = path
+        self._seals = seals
         self._writer = writer
         self._reader = reader
         self.generation = 0
@@ -91,18 +95,24 @@ class Database:
 
         Raises sqlite3.Error, or SchemaTooNewError for a file from a later version.
         """
+        seals = None
         writer = _connect(path, any_thread=True)
         try:
             writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute("PRAGMA wal_autocheckpoint = 0")
+            seals = Seals(path)
             writer.execute("PRAGMA synchronous = FULL")
             writer.execute("PRAGMA foreign_keys = ON")
             migrate(writer)
+            seals.carry_over(writer)
             reader = _connect(path, any_thread=False)
             reader.execute("PRAGMA query_only = ON")
         except BaseException:
             writer.close()
+            if seals is not None:
+                seals.close()
             raise
-        return cls(path, writer, reader)
+        return cls(path, writer, reader, seals)
 
     def read(
         self, query: str, parameters: Sequence[object] | Mapping[str, object] = ()
@@ -152,6 +162,25 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise _translated(error) from error
 
+    async def check_pages(self, first: int) -> Checked:
+        """Compare pages of the file with their sums, some from `first` on; page 1 is the first.
+
+        Those whose sum is not known are taken for right. Raises STORE_UNAVAILABLE.
+        """
+        try:
+            checked = await work.disk(self._seals.check, first)
+        except OSError as error:
+            raise STORE_UNAVAILABLE.error(f"the catalogue cannot be read: {error}") from error
+        if not checked.damaged and not checked.unknown:
+            return checked
+
+        def settle(_: sqlite3.Connection) -> Checked:
+            again = self._seals.check(first)
+            self._seals.seal(again.unknown)
+            return again
+
+        return await self.write(settle)
+
     async def aclose(self) -> None:
         """Finish what is queued, then close."""
         self._queue.put(None)
@@ -163,7 +192,13 @@ class Database:
         self._queue.put(None)
         self._thread.join()
         self._reader.close()
+        try:
+            self._seals.carry_over(self._writer)
+        except (OSError, sqlite3.Error):
+            with suppress(OSError):
+                self._seals.forget()
         self._writer.close()
+        self._seals.close()
 
     def _write_groups(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -179,6 +214,9 @@ class Database:
             self._commit(group)
             for job in group:
                 job.finish()
+            with suppress(OSError, sqlite3.Error):  # there will be a next time
+                if self._seals.is_time():
+                    self._seals.carry_over(self._writer)
             if ended:
                 return
 

@@ -419,4 +419,4 @@ async def test_closing_ends_the_thread_and_tidies_up(tmp_path: Path) -> None:
     assert database._thread.is_alive()
     await database.aclose()
     assert not database._thread.is_alive()
-    assert files_in(tmp_path) == ["file"]
+    assert files_in(tmp_path) == ["file", "file.sums"]

@@ -1,0 +1,164 @@
+"""Sums of the catalogue's pages, so that a bit that flips on the disk is noticed.
+
+SQLite notices what it stumbles over: a page that makes no sense. A flipped bit in a digest or in
+a size makes sense to it. So beside the database there is a file of sums, four bytes for each page,
+0 where the sum is not known.
+
+The database file itself changes only when pages are carried over from the journal, a checkpoint.
+Checkpoints are made here and nowhere else:
+
+    1. sums of the pages that the journal holds are wiped, durable
+    2. checkpoint, by SQLite, durable
+    3. those pages are read back, and their sums noted
+
+A crash in between leaves sums that are not known, never wrong ones; `check` fills them in. The
+journal's layout is that of "The WAL File Format" in SQLite's file format; only the page numbers
+in it are read, and one too many does no harm.
+"""
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from appliance.durable import sync_folder
+
+CHECKPOINT_PAGES = 1000
+"""Pages in the journal after which they are carried over, as many as SQLite's own default."""
+
+_SUM = 4
+_PAGE_SIZE_AT = 16
+_WAL_HEADER = 32
+_FRAME_HEADER = 24
+_SALTS = slice(16, 24)
+_FRAME_SALTS = slice(8, 16)
+_AT_ONCE = 256  # pages
+
+
+class Checked(NamedTuple):
+    """What a look at some pages found."""
+
+    pages: int
+    damaged: list[int]
+    unknown: list[int]
+
+
+class Seals:
+    """The sums of one database, whose writer alone makes checkpoints, by `carry_over`."""
+
+    def __init__(self, database: Path) -> None:
+        """Open the file of sums, which is made if it is not there; raises OSError.
+
+        To be done while SQLite has the database open, and closed after it is closed there: to
+        close any descriptor of a file drops the locks that SQLite holds on it (fcntl(2)).
+        """
+        self._database = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
+        self._wal = database.with_name(f"{database.name}-wal")
+        sums = database.with_suffix(".sums")
+        is_new = not sums.exists()
+        self._sums = os.open(sums, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if is_new:
+            sync_folder(sums.parent)
+        self._salts = b""
+        self._frames = 0
+        self._journal: set[int] = set()
+
+    def close(self) -> None:
+        """Close the files."""
+        os.close(self._database)
+        os.close(self._sums)
+
+    def forget(self) -> None:
+        """Take no sum for known, as the database may change otherwise; raises OSError."""
+        os.ftruncate(self._sums, 0)
+
+    def is_time(self) -> bool:
+        """Tell whether the journal is long enough to be carried over; to be asked after commits."""
+        self._look()
+        return self._frames >= CHECKPOINT_PAGES
+
+    def carry_over(self, writer: sqlite3.Connection) -> None:
+        """Make a checkpoint; raises sqlite3.Error and OSError."""
+        self._look()
+        pages = sorted(self._journal)
+        if pages:
+            # 1.
+            self._note((page, 0) for page in pages)
+            os.fdatasync(self._sums)
+        # 2.
+        busy, held, carried = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        # 3.
+        self.seal(pages)
+        if not busy and held == carried:
+            self._journal.clear()
+
+    def check(self, first: int) -> Checked:
+        """Compare some pages with their sums, from `first` on; none are left where it finds none.
+
+        A page that is being carried over meanwhile may be taken for a damaged one: ask again
+        while nothing is written.
+        """
+        size = self._page_size()
+        content = os.pread(self._database, _AT_ONCE * size, (first - 1) * size)
+        pages = [content[start : start + size] for start in range(0, len(content), size)]
+        damaged, unknown = [], []
+        for page, noted, found in zip(
+            range(first, first + len(pages)), self._noted(first, len(pages)), pages, strict=True
+        ):
+            if not noted:
+                unknown.append(page)
+            elif noted != _sum(found, page):
+                damaged.append(page)
+        return Checked(len(pages), damaged, unknown)
+
+    def seal(self, pages: Iterable[int]) -> None:
+        """Take these pages for right as they are; only while nothing is written."""
+        size = self._page_size()
+        for page in pages:
+            content = os.pread(self._database, size, (page - 1) * size)
+            self._note([(page, _sum(content, page) if content else 0)])
+
+    def _look(self) -> None:
+        """Take note of the pages that have come into the journal."""
+        try:
+            wal = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._frames = 0
+            return
+        try:
+            header = os.pread(wal, _WAL_HEADER, 0)
+            if header[_SALTS] != self._salts:  # it has begun anew
+                self._salts, self._frames = header[_SALTS], 0
+            if len(header) < _WAL_HEADER:
+                return
+            length = _FRAME_HEADER + int.from_bytes(header[8:12], "big")
+            while True:
+                frame = os.pread(wal, _FRAME_HEADER, _WAL_HEADER + self._frames * length)
+                if len(frame) < _FRAME_HEADER or frame[_FRAME_SALTS] != self._salts:
+                    return
+                self._journal.add(int.from_bytes(frame[:4], "big"))
+                self._frames += 1
+        finally:
+            os.close(wal)
+
+    def _noted(self, first: int, count: int) -> Iterator[int]:
+        noted = os.pread(self._sums, count * _SUM, (first - 1) * _SUM).ljust(count * _SUM, b"\0")
+        return (
+            int.from_bytes(noted[start : start + _SUM], "big")
+            for start in range(0, len(noted), _SUM)
+        )
+
+    def _note(self, sums: Iterable[tuple[int, int]]) -> None:
+        for page, number in sums:
+            os.pwrite(self._sums, number.to_bytes(_SUM, "big"), (page - 1) * _SUM)
+
+    def _page_size(self) -> int:
+        size = int.from_bytes(os.pread(self._database, 2, _PAGE_SIZE_AT), "big")
+        return size if size > 1 else 65536
+
+
+def _sum(content: bytes, page: int) -> int:
+    """Sum up a page; its number goes in, so that a page at the place of another is noticed."""
+    return zlib.crc32(content, page) or 1
