@@ -31,6 +31,9 @@ from appliance.settings import Settings
 PREFIX = "/control/"
 """Where operations are asked for."""
 
+HOLDING = "holding"
+"""What `hold` says once nothing is removed any more."""
+
 SILENCE_MAX = 10.0
 """Seconds after which a line follows, even where nothing has changed."""
 
@@ -55,6 +58,7 @@ class OperatorApplication:
         self._operations: dict[str, Operation] = {
             "gc": self._gc,
             "gc-preview": self._gc_preview,
+            "hold": self._hold,
             "history": self._history,
             "undelete": self._undelete,
         }
@@ -101,6 +105,12 @@ class OperatorApplication:
 
     async def _gc_preview(self, arguments: Arguments, report: Report) -> Totals:
         return await self._registry.sweep.preview(sweep_rules(self._settings()))
+
+    async def _hold(self, arguments: Arguments, report: Report) -> None:
+        report(Progress("waiting for a sweep to end", 0))
+        async with self._registry.sweep.hold():
+            report(Progress(HOLDING, 0))
+            await trio.sleep_forever()
 
     async def _history(self, arguments: Arguments, report: Report) -> list[Change]:
         name, tag = arguments["name"], arguments.get("tag")

@@ -3,13 +3,14 @@
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 from appliance.api.manifests import TAGS_MAX
-from appliance.control import ControlError, ask
+from appliance.control import ControlError, Operator, ask
 from appliance.lock import holder
 from appliance.settings import load
 from tests.system.daemon import Daemon, running
@@ -189,3 +190,26 @@ def test_who_may_not_read_the_folder_is_told_so(daemon: Daemon) -> None:
     with refused, as_user(user):
         ask(settings, daemon.settings, "GET", "/v2/")
     daemon.storage.chmod(0o700)
+
+
+def test_a_hold_keeps_sweeps_waiting_and_ends_with_its_holder(daemon: Daemon) -> None:
+    settings = load(daemon.settings, {})
+    with ThreadPoolExecutor() as others, Operator(settings, daemon.settings) as operator:
+        with operator.hold():
+            swept = others.submit(daemon.command, "gc")
+            with pytest.raises(TimeoutError):
+                swept.result(2)
+            assert operator.ask("GET", "/v2/_catalog").status == 200
+        assert swept.result(10).returncode == 0
+        with operator.hold():
+            pass  # the one before is over
+
+
+def test_a_hold_that_is_lost_is_told(daemon: Daemon) -> None:
+    settings = load(daemon.settings, {})
+    with (
+        Operator(settings, daemon.settings) as operator,
+        pytest.raises(ControlError, match="the registry is stopping"),
+        operator.hold(),
+    ):
+        daemon.stop()
