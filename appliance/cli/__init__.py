@@ -8,6 +8,7 @@ from appliance import __version__
 from appliance.accounts.editing import AccountError
 from appliance.cli.accounts import user
 from appliance.cli.content import gc, ls, rm
+from appliance.cli.layouts import exporting, importing
 from appliance.cli.past import history, undelete
 from appliance.cli.service import check, info, serve
 from appliance.control import ControlError
@@ -23,7 +24,7 @@ def registry() -> None:
     """Run a private container registry: one process, one settings file (/etc/registry.toml)."""
 
 
-for command in (serve, check, info, ls, rm, history, undelete, gc, user):
+for command in (serve, check, info, ls, rm, history, undelete, gc, exporting, importing, user):
     registry.add_command(command)
 
 

@@ -1,0 +1,156 @@
+"""`registry export oci` and `registry import oci`: images as files, which other tools read and write."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system import images
+from tests.system.daemon import Daemon, running
+from tests.system.tools import run
+from tests.system.wire import digest_of
+
+EMPTY = b"{}"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Daemon]:
+    with running(tmp_path / "one") as found:
+        yield found
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Daemon]:
+    with running(tmp_path / "other") as found:
+        yield found
+
+
+def told(registry: Daemon, *words: str | Path) -> list[str]:
+    ran = registry.command(*map(str, words))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout.splitlines()
+
+
+def sentence(registry: Daemon, *words: str | Path) -> str:
+    ran = registry.command(*map(str, words))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (line,) = ran.stderr.splitlines()
+    return line
+
+
+def sign(registry: Daemon, repository: str, subject: str) -> str:
+    """Attach something to a manifest; the digest of what was attached."""
+    client = registry.client()
+    client.push_blob(repository, EMPTY)
+    size = len(client.get_manifest(repository, subject).body)
+    described = {"mediaType": "application/vnd.example", "digest": digest_of(EMPTY), "size": 2}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/vnd.example.signature",
+        "config": described,
+        "layers": [described],
+        "subject": {
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "digest": subject,
+            "size": size,
+        },
+    }
+    content = json.dumps(manifest).encode()
+    client.put_manifest(repository, digest_of(content), content).expect(201)
+    return digest_of(content)
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["running", "stopped"])
+def test_a_repository_goes_from_one_registry_to_another_as_files(
+    registry: Daemon, other: Daemon, tmp_path: Path, alive: bool
+) -> None:
+    many = images.many_platforms(tmp_path / "many")
+    top = registry.client().push_layout("team/app", "many", many)
+    signature = sign(registry, "team/app", top)
+    small = images.layout_of(tmp_path / "small", images.small())
+    registry.client().push_layout("team/app", "small", small)
+    if not alive:
+        registry.stop()
+        other.stop()
+    folder = tmp_path / "layout"
+    assert told(registry, "export", "oci", "team/app", folder)[:2] == [
+        f"team/app:many is in {folder}.",
+        f"team/app:small is in {folder}.",
+    ]
+    told(other, "import", "oci", folder)
+    told(other, "import", "oci", folder, "elsewhere/app")
+    if not alive:
+        registry.start()
+        other.start()
+    for name in ("team/app", "elsewhere/app"):
+        for tag in ("many", "small"):
+            expected = registry.client().pull_image("team/app", tag)
+            assert other.client().pull_image(name, tag) == expected
+        found = other.client().request("GET", f"/v2/{name}/referrers/{top}").json()["manifests"]
+        assert [entry["digest"] for entry in found] == [signature]
+
+
+def test_other_tools_read_what_is_exported_and_write_what_is_imported(
+    registry: Daemon, tmp_path: Path
+) -> None:
+    layout = images.layout_of(tmp_path / "in", images.tall())
+    top = registry.client().push_layout("app", "1.0", layout)
+    told(registry, "export", "oci", "app:1.0", tmp_path / "out")
+    run(
+        "skopeo",
+        "copy",
+        "--preserve-digests",
+        f"oci:{tmp_path}/out:1.0",
+        f"oci:{tmp_path}/back:2.0",
+    )
+    copied = images.existing(tmp_path / "back")
+    assert copied.top() == top
+    told(registry, "import", "oci", tmp_path / "back", "app")
+    told(registry, "import", "oci", tmp_path / "back", "app:3.0")
+    for tag in ("2.0", "3.0"):
+        pulled = registry.client().pull_image("app", tag)
+        assert {digest.removeprefix("sha256:") for digest in pulled} == layout.contents().keys()
+
+
+def test_a_layout_grows_and_nothing_is_brought_over_twice(registry: Daemon, tmp_path: Path) -> None:
+    client, folder = registry.client(), tmp_path / "layout"
+    shared, more = images.noise(1 << 16, "shared"), images.noise(1 << 16, "more")
+    client.push_layout("app", "1", images.layout_of(tmp_path / "1", [shared]))
+    client.push_layout("app", "2", images.layout_of(tmp_path / "2", [shared, more]))
+    assert told(registry, "export", "oci", "app:1", folder)[-1].startswith("2 blobs")
+    assert told(registry, "export", "oci", "app:2", folder)[-1].startswith("2 blobs")
+    assert told(registry, "export", "oci", "app", folder)[-1] == "0 blobs of 0 B were brought over."
+    index = json.loads((folder / "index.json").read_bytes())
+    names = [
+        entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index["manifests"]
+    ]
+    assert names == ["1", "2"]
+    again = told(registry, "import", "oci", folder)
+    assert again[-1] == "0 blobs of 0 B were brought over."
+
+
+def test_what_is_wrong_is_told_in_a_sentence_and_leaves_nothing(
+    registry: Daemon, tmp_path: Path
+) -> None:
+    layout = images.layout_of(tmp_path / "layout", images.small())
+    folder = layout.folder
+    assert "does not say where it belongs" in sentence(registry, "import", "oci", folder)
+    assert "is no OCI layout" in sentence(registry, "import", "oci", tmp_path, "app")
+    assert "is no OCI layout" in sentence(registry, "import", "oci", tmp_path / "none", "app")
+    assert "neither empty nor an OCI layout" in sentence(
+        registry, "export", "oci", "app:1", tmp_path
+    )
+    assert "manifest unknown" in sentence(registry, "export", "oci", "app:1", tmp_path / "new")
+    assert "repository name not known" in sentence(
+        registry, "export", "oci", "app", tmp_path / "new"
+    )
+    layer = max((folder / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    content = layer.read_bytes()
+    layer.chmod(0o644)
+    layer.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "have digest" in sentence(registry, "import", "oci", folder, "app:1")
+    layer.unlink()
+    assert "lacks sha256:" in sentence(registry, "import", "oci", folder, "app:1")
+    assert registry.client().request("GET", "/v2/app/tags/list").status == 404
