@@ -1,19 +1,26 @@
 """The cases: what is asked of each server in one step, and what is taken down about it."""
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from appliance.control import ControlError
+from appliance.oci.garbage import Totals
 from tests.bench import content, cpu, worlds
+from tests.bench.connection import AnswerError
 from tests.bench.content import MEBIBYTE, REPOSITORY, TAG, Image, Noise
 from tests.bench.crew import Crew
 from tests.bench.load import Dawdle, Job, Outcome, Probe, Pull, Push, Repeat
 from tests.bench.server import Server
-from tests.bench.worlds import TAGGED, WORLDS
+from tests.bench.worlds import GARBAGE, TAGGED, WORLDS
+from tests.soak import gc_operator
 
 Measures = dict[str, float]
 
@@ -43,6 +50,10 @@ class Scale(msgspec.Struct, frozen=True):
     many: int = 100_000
     their_repositories: int = 2000
     their_tags: int = 1000
+    rows: int = 1_000_000
+    garbage: int = 100_000
+    sweep_probes_per_second: int = 150
+    sweep_seconds: float = 10
 
 
 QUICK = Scale(
@@ -60,6 +71,9 @@ QUICK = Scale(
     many=1000,
     their_repositories=200,
     their_tags=200,
+    rows=3000,
+    garbage=500,
+    sweep_seconds=0.5,
 )
 
 
@@ -216,10 +230,19 @@ def _push(bench: Bench) -> list[Step]:
 
 
 def _probes(bench: Bench, server: Server, seconds: float) -> list[Job]:
-    gap = 1 / bench.scale.probes_per_second
+    return _asking_at_times(
+        server, [_manifest(TAG)] * _PROBES, bench.scale.probes_per_second, seconds
+    )
+
+
+def _asking_at_times(
+    server: Server, paths: Sequence[str], per_second: int, seconds: float
+) -> list[Job]:
+    """So many requests a second in all, from one connection for each path."""
+    gap = 1 / per_second
     return [
-        Probe(server.target, _manifest(TAG), seconds, every=gap * _PROBES, delay=gap * number)
-        for number in range(_PROBES)
+        Probe(server.target, path, seconds, every=gap * len(paths), delay=gap * number)
+        for number, path in enumerate(paths)
     ]
 
 
@@ -302,6 +325,63 @@ def _lists(bench: Bench) -> list[Step]:
     ]
 
 
+def _swept(settings: Path) -> tuple[Totals, float]:
+    """Sweep; what was removed, and how long it took."""
+    begun = time.monotonic()
+    try:
+        return gc_operator.sweep(settings), time.monotonic() - begun
+    except ControlError as error:
+        raise AnswerError(str(error)) from error
+
+
+def _probed(bench: Bench, server: Server, size: worlds.Littered) -> list[float]:
+    """How many milliseconds each of some manifests took."""
+    scale = bench.scale
+    paths = [
+        worlds.littered_manifest(size, size.images * number // _PROBES) for number in range(_PROBES)
+    ]
+    jobs = _asking_at_times(server, paths, scale.sweep_probes_per_second, scale.sweep_seconds)
+    return _work(bench, server, jobs).milliseconds
+
+
+def _sweeping(bench: Bench, server: Server) -> Measures:
+    size = worlds.littered(bench.scale.rows, bench.scale.garbage)
+    settings = server.data.with_name("registry.toml")
+    worlds.make_littered(server.world(GARBAGE), size)
+    try:
+        with server.serving(GARBAGE), worlds.sweeping_at_once(settings):
+            server.stop()
+            started = server.start()
+            rest = _probed(bench, server, size)
+            with ThreadPoolExecutor(1) as pool:
+                sweep = pool.submit(_swept, settings)
+                meanwhile = _probed(bench, server, size)
+                while not sweep.done():
+                    latest = _probed(bench, server, size)
+                    # The last ones may have been asked for when all was over.
+                    meanwhile += [] if sweep.done() else latest
+            found, taken = sweep.result()
+    finally:
+        shutil.rmtree(server.world(GARBAGE))
+    if found.blobs != size.garbage:
+        raise AnswerError(f"{found.blobs} blobs were removed, not {size.garbage}")
+    resting, sweeping = (_percentile(sorted(one), 0.99) for one in (rest, meanwhile))
+    return {
+        "start ms": started * 1000,
+        "p50 ms at rest": statistics.median(rest),
+        "p50 ms meanwhile": statistics.median(meanwhile),
+        "p99 ms at rest": resting,
+        "p99 ms meanwhile": sweeping,
+        "p99 meanwhile / at rest": sweeping / resting,
+        "sweep s": taken,
+    }
+
+
+def _garbage(bench: Bench) -> list[Step]:
+    scale = bench.scale
+    return [Step(f"{scale.garbage:,} blobs out of {scale.rows:,} rows", partial(_sweeping, bench))]
+
+
 def make_worlds(server: Server, scale: Scale, *, ours: bool) -> None:
     """Make what `lists` needs at one server, which must be seeded."""
     for name, count in zip(WORLDS, (scale.few, scale.many), strict=True):
@@ -370,5 +450,12 @@ CASES: dict[str, Case] = {
         ),
         leaves_out=("nginx",),
         needs_worlds=True,
+    ),
+    "garbage": Case(
+        "A catalogue of 1,000,000 rows, in which nothing needs 100,000 blobs: from the start of the "
+        "process to the first 200; manifests at fixed times, 150 a second, at rest and while a sweep "
+        "removes these blobs; and how long the sweep takes. Ours alone.",
+        _garbage,
+        leaves_out=("b5", "tls", "nginx"),
     ),
 }
