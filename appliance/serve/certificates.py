@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from appliance.durable import sync_folder
 from appliance.serve.pem import (
     CertificateError,
     PrivateKey,
@@ -159,6 +160,7 @@ class Authority:
             finish_writing(folder, "ca")
             present = [path for path in (certificate, key) if path.exists()]
             if not present:
+                sync_folder(folder.parent)  # whose folder may be a new one
                 write_pair(folder, "ca", *_new_authority(now))
         if len(present) == 1:
             raise CertificateError(

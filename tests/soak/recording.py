@@ -3,8 +3,13 @@
 import random
 import re
 import shutil
+import sqlite3
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +19,19 @@ from tests.soak.line import Line
 from tests.soak.model import Changes, Commons, Figures, Key, Ledger, Violation
 from tests.soak.replay import STRACE, Disk, Step, steps
 from tests.system.daemon import Daemon
-from tests.system.tools import eventually
+from tests.system.tools import environment, eventually, run
 from tests.system.wire import digest_of
 
-_PLAIN: dict[str, dict[str, object]] = {"tls": {"mode": "off"}}
+Settings = dict[str, dict[str, object]]
+
+# What is idle when a sweep comes is garbage, and leaves quarantine with the next sweep.
+_SETTINGS: Settings = {
+    "tls": {"mode": "off"},
+    "gc": {"grace": "1ms", "lease": "1ms", "quarantine": "1s"},
+}
 _MAIN = "from appliance.cli import main\nmain()\n"
+_SWEEP_EVERY = 100  # requests
+_PUSHED_AGAIN = 5
 
 
 class _Moment(NamedTuple):
@@ -42,29 +55,52 @@ class _RecordingLedger(Ledger):
         """How things stand now."""
         return _Moment(self.world, self.pending, frozenset(self._touched))
 
+    def sweeping(self) -> list[Key]:
+        """Promise nothing any more about blobs that no manifest needs; which they are."""
+        idle = [
+            key
+            for key in self.world
+            if key.kind == "blob" and not self.users(key.repository, key.name)
+        ]
+        self.world = {key: value for key, value in self.world.items() if key not in idle}
+        self._touched.difference_update(idle)
+        self.asking("a sweep", {}, idle)
+        return idle
 
-class _Watched(Daemon):
-    """A daemon under strace; `careless` is a program that runs before it, to spoil something."""
 
-    def __init__(self, folder: Path, trace: Path, careless: str) -> None:
-        super().__init__(folder, settings=_PLAIN, prefix=(*STRACE, "-o", trace))
+class Spoiled(Daemon):
+    """A daemon before whose program another one runs, to spoil something in it."""
+
+    careless = ""
+
+    def _program(self) -> list[str]:  # type: ignore[override]  # of each, not of all
+        return [sys.executable, "-c", f"{self.careless}\n{_MAIN}"]
+
+
+class Watched(Spoiled):
+    """A daemon under strace, which may let calls fail that are not those of its start."""
+
+    def __init__(
+        self,
+        folder: Path,
+        trace: Path,
+        careless: str,
+        settings: Settings,
+        storage: Path,
+        *,
+        faults: str = "",
+    ) -> None:
+        prefix: list[str | Path] = [*STRACE, "-o", trace]
+        if faults:
+            prefix += ["-e", f"inject={faults}"]
+        super().__init__(folder, settings=settings, storage=storage, prefix=prefix)
+        self.careless = careless
         self._trace = trace
-        self._careless = careless
-        # As StateDirectory= of the unit does, long before: a folder's own name is not its affair.
-        self.storage.mkdir(mode=0o700, exist_ok=True)
 
-    def live(self, actor: Actor, ledger: _RecordingLedger, requests: int) -> None:
-        """Start, answer until so many requests have been made in all, stop."""
-        try:
-            self.start()
-            pid = self.pid
-            line = actor.begin(self.client(), 0, lambda: False)
-            while len(ledger.moments) < requests:
-                actor.act()
-            line.close()
-            self.stop()
-        finally:
-            self.kill()
+    def end(self) -> list[Step]:
+        """Stop; everything that it asked of the system."""
+        pid = self.pid
+        self.stop()
         eventually(
             lambda: (
                 re.search(rf"\n{pid} +\+\+\+ exited", self._trace.read_text()[-1000:]) is not None
@@ -72,9 +108,13 @@ class _Watched(Daemon):
             within=20,
             what="strace has seen the end",
         )
+        return list(steps(self._trace))
 
-    def _program(self) -> list[str]:  # type: ignore[override]  # of each, not of all
-        return [sys.executable, "-c", f"{self._careless}\n{_MAIN}"]
+
+def _sweep(daemon: Daemon) -> None:
+    """Have a running daemon remove what nobody needs, as an operator does."""
+    argv = (sys.executable, "-m", "appliance", "gc", "--settings", daemon.settings)
+    run(*argv, env=environment(HOME=str(daemon.folder)), cwd=daemon.folder)
 
 
 class Recording:
@@ -89,13 +129,17 @@ class Recording:
         self._steps: list[Step] = []
         self.answers: list[int] = []
         """The step at which each answer began to be sent."""
-        (folder / "registry").mkdir(parents=True)
+        self.leaked: Counter[str] = Counter()
+        """Files that nothing refers to any more after a cut and a sweep, by rule."""
+        registry = folder / "registry"
+        # As StateDirectory= of the unit does, long before: a folder's own name is not its affair.
+        (registry / "data").mkdir(parents=True)
         for half in (1, 2):
-            trace = folder / f"trace-{half}"
             before = len(self._ledger.moments)
-            self._daemon = _Watched(folder / "registry", trace, careless)
-            self._daemon.live(actor, self._ledger, requests * half // 2)
-            life = list(steps(trace))
+            self._daemon = Watched(
+                registry, folder / f"trace-{half}", careless, _SETTINGS, registry / "data"
+            )
+            life = self._live(actor, requests * half // 2)
             answers = [
                 len(self._steps) + number
                 for number, step in enumerate(life)
@@ -106,6 +150,41 @@ class Recording:
             self._steps += life
         self._moments = [*self._ledger.moments, self._ledger.moment()]
         assert len(self.answers) == len(self._ledger.moments)
+
+    def _live(self, actor: Actor, requests: int) -> list[Step]:
+        """Start the daemon, ask until so many requests have been made in all, stop it."""
+        try:
+            self._daemon.start()
+            line = actor.begin(self._daemon.client(), 0, lambda: False)
+            while len(self._ledger.moments) < requests:
+                until = min(len(self._ledger.moments) + _SWEEP_EVERY, requests)
+                while len(self._ledger.moments) < until:
+                    actor.act()
+                idle = self._ledger.sweeping()
+                time.sleep(1.1)  # what is idle has been so since another second
+                _sweep(self._daemon)
+                for key in self._random.sample(idle, min(len(idle), _PUSHED_AGAIN)):
+                    actor._push(key.repository, self._ledger.contents[key.name], key)
+            line.close()
+            return self._daemon.end()
+        finally:
+            self._daemon.kill()
+
+    @property
+    def log(self) -> str:
+        """Everything that the daemon logged."""
+        return self._daemon.log()
+
+    def sweeps(self) -> list[int]:
+        """Moments right after a blob's file has been moved by a sweep, or removed."""
+        quarantine = self._daemon.storage / "quarantine"
+        return [
+            position
+            for position, step in enumerate(self._steps)
+            if step.ends
+            and step.call.name in {"rename", "unlink"}
+            and any(path.is_relative_to(quarantine) for path in step.call.paths())
+        ]
 
     def cuts(self, number: int) -> list[int]:
         """Moments for a power cut: half of them right after an answer, the last one always."""
@@ -162,7 +241,7 @@ class Recording:
     def _check_rebuilt(self, disk: Disk, position: int, rule: str, moment: _Moment) -> None:
         folder = self._folder / f"cut-{position}-{rule}"
         folder.mkdir()
-        daemon = Daemon(folder, settings=_PLAIN)
+        daemon = Daemon(folder, settings=_SETTINGS)
         disk.rebuild(daemon.storage, rule, self._random)
         ledger = self._ledger.supposing(moment.world, moment.pending, moment.touched)
         line = Line(daemon.client())
@@ -171,9 +250,22 @@ class Recording:
             reader = Reader(line, ledger)
             ledger.settle({key: reader.read(key) for key in sorted(ledger.to_check())})
             daemon.client().push_blob("after/the/cut", b"and life goes on")
-        except AssertionError as error:
+            self._check_swept(daemon, line, ledger, rule)
+        except (AssertionError, OSError, HTTPException) as error:
             raise Violation(f"cut at step {position}, {rule}: {error}") from error
         finally:
             line.close()
             daemon.kill()
         shutil.rmtree(folder)
+
+    def _check_swept(self, daemon: Daemon, line: Line, ledger: Ledger, rule: str) -> None:
+        """A sweep afterwards takes nothing that is needed."""
+        _sweep(daemon)
+        reader = Reader(line, ledger)
+        for key, value in ledger.world.items():
+            if key.kind != "blob" and reader.read(key) != value:
+                raise ledger.violation(key, "a sweep has taken it")
+        with closing(sqlite3.connect(daemon.storage / "catalogue.sqlite3")) as catalogue:
+            known = {digest for (digest,) in catalogue.execute("SELECT digest FROM blob")}
+        files = {f"{path.parent.parent.name}:{path.name}" for path in daemon.blobs()}
+        self.leaked[rule] += len(files - known)

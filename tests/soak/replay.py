@@ -6,6 +6,9 @@ Everything else may be there or not, in any combination, and a disk is free to c
 come from strace(1); a call counts as made when it returns, and a sync covers what had returned
 before it was called, so threads that run side by side get no more than they were promised.
 
+A sync that fails tells so once: Linux takes the pages that it could not write for written then. Only
+what is written to those pages again is sure to be there after a sync that succeeds.
+
 Files that are written through mmap(2) are not seen; the catalogue has one, `-shm`, which is an
 index to its log that is made anew after a crash, and which is left out.
 """
@@ -51,6 +54,7 @@ _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 _OPEN_FILE = re.compile(r"(\d+)<((?:\\x[0-9a-f]{2})*)>(\(deleted\))?")
 _UNFINISHED = " <unfinished ...>"
 _LEFT_OUT = ("-shm",)
+_PAGE = 4096
 _ANSWERING = ("sendto", "sendmsg")
 
 
@@ -141,18 +145,30 @@ class File:
     durable: bytes = b""
     unsure: list[tuple[int, bytes | None]] = field(default_factory=list)
     """Writes since then (offset and bytes) and cuts to a length (length and None)."""
+    given_up: set[int] = field(default_factory=set)
+    """Pages that could not be written, and have not been written to since."""
 
     def change(self, offset: int, data: bytes | None) -> None:
         """Write, or cut."""
         _change(self.content, offset, data)
         self.unsure.append((offset, data))
+        self.given_up.difference_update(_pages(offset, data))
+
+    def give_up(self) -> None:
+        """Fail to sync."""
+        for offset, data in self.unsure:
+            self.given_up.update(_pages(offset, data))
+        self.unsure.clear()
 
     def sync(self) -> Callable[[], None]:
         """Begin a sync; calling what this returns ends it."""
-        content, covered = bytes(self.content), list(self.unsure)
+        content, covered, before = bytearray(self.content), list(self.unsure), self.durable
+        for page in self.given_up:
+            span = slice(page * _PAGE, min((page + 1) * _PAGE, len(content)))
+            content[span] = before[span].ljust(len(content[span]), b"\0")
 
         def done() -> None:
-            self.durable = content
+            self.durable = bytes(content)
             self.unsure = [
                 change for change in self.unsure if not any(change is c for c in covered)
             ]
@@ -176,6 +192,19 @@ class Folder:
 
         return done
 
+    def left(self, rule: str, chance: random.Random) -> dict[str, "File | Folder"]:
+        """Choose what a power cut leaves; see `Disk.rebuild`."""
+        names = {
+            name: node
+            for name in sorted({*self.names, *self.durable})
+            if (node := chance.choice([getattr(self, side) for side in RULES[rule]]).get(name))
+        }
+        # What was renamed here and nowhere else has its old name, or the new one.
+        for name, node in self.names.items():
+            if node in self.durable.values() and node not in names.values():
+                names[name] = node
+        return names
+
 
 def _change(content: bytearray, offset: int, data: bytes | None) -> None:
     if data is None:
@@ -184,6 +213,10 @@ def _change(content: bytearray, offset: int, data: bytes | None) -> None:
         return
     content.extend(bytes(max(0, offset - len(content))))
     content[offset : offset + len(data)] = data
+
+
+def _pages(offset: int, data: bytes | None) -> range:
+    return range(offset // _PAGE, -(-(offset + len(data)) // _PAGE)) if data else range(0)
 
 
 class Disk:
@@ -219,8 +252,12 @@ class Disk:
             node = self._find(step.call.file())
             if node is not None:
                 self._syncing[step.mark] = node.sync()
-        elif (done := self._syncing.pop(step.mark, None)) and step.call.result == 0:
-            done()
+        elif done := self._syncing.pop(step.mark, None):
+            node = self._find(step.call.file())
+            if step.call.result == 0:
+                done()
+            elif isinstance(node, File):
+                node.give_up()
 
     def _openat(self, call: Call) -> None:
         [path] = call.paths()
@@ -323,11 +360,10 @@ class Disk:
 
     def _rebuild(self, folder: Folder, target: Path, rule: str, chance: random.Random) -> None:
         target.mkdir(mode=0o700)
-        for name in sorted({*folder.names, *folder.durable}):
-            node = chance.choice([getattr(folder, side) for side in RULES[rule]]).get(name)
+        for name, node in folder.left(rule, chance).items():
             if isinstance(node, Folder):
                 self._rebuild(node, target / name, rule, chance)
-            elif node is not None and not name.endswith(_LEFT_OUT):
+            elif not name.endswith(_LEFT_OUT):
                 content = bytearray(node.durable)
                 for offset, data in node.unsure if rule in {"chance", "all"} else []:
                     if rule == "all" or chance.random() < 0.5:
