@@ -15,6 +15,7 @@ from tests.system.daemon import Daemon
 from tests.system.tools import eventually
 
 _CLIENTS = 4
+_EAGER = '[gc]\ngrace = "1ms"\nlease = "1ms"\nquarantine = "1s"\n'
 _MANNERS = {"while serving": 6, "while stopping": 2, "while starting": 2, "stopped cleanly": 2}
 
 
@@ -27,13 +28,16 @@ class Soak:
             settings["tls"] = {"mode": "off"}
         self.figures = Figures()
         self._daemon = Daemon(folder, settings=settings)
+        self._settings = self._daemon.settings
+        self._eager = folder / "eager.toml"
+        self._eager.write_text(self._settings.read_text() + _EAGER)
         self._seed = seed
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         commons = Commons()
         self._actors = [Actor(number, seed, self.figures, commons) for number in range(_CLIENTS)]
         self._checker = Checker(self._actors, commons, self.figures, seed)
         self._ending = threading.Event()
-        self._sweeps: bool | None = None
+        self._sweeping = False
 
     def run(self, rounds: int, *, until: float, say: Callable[[str], None] = lambda _: None) -> int:
         """Do so many rounds, or as many as begin before that time; how many there were.
@@ -59,25 +63,31 @@ class Soak:
         [manner] = self._random.choices(list(_MANNERS), list(_MANNERS.values()))
         self._ending.clear()
         client = self._daemon.client()
+        sweeping = self._sweeping
         with ThreadPoolExecutor(_CLIENTS + 1) as pool:
-            working = [
-                pool.submit(actor.work, client, number, self._ending.is_set)
-                for actor in self._actors
-            ]
-            if self._random.random() < 0.3 and self._can_sweep():
+            working = []
+            if not sweeping:  # what is idle is garbage then, and nothing may be so for a moment
+                working = [
+                    pool.submit(actor.work, client, number, self._ending.is_set)
+                    for actor in self._actors
+                ]
+            if sweeping or self._random.random() < 0.3:
                 working.append(pool.submit(self._sweep))
-            time.sleep(self._random.uniform(0.05, 1))
+            time.sleep(self._random.uniform(0.3 if sweeping else 0.05, 1))
             self._ending.set()
             self._end(manner)
             for work in working:
                 work.result()
-        self.figures.count(self.figures.kills, manner)
+        self.figures.count(self.figures.kills, f"{manner} and sweeping" if sweeping else manner)
         if manner == "while starting":
             self._kill_while_starting()
-        swept = manner == "stopped cleanly" and self._can_sweep() and self._sweep_all()
+        if manner == "stopped cleanly":
+            self._sweep_all()
+        self._sweeping = self._random.random() < 0.2
+        self._daemon.settings = self._eager if self._sweeping else self._settings
         self._daemon.start()
-        self._checker.check(self._daemon, swept=swept)
-        return manner
+        self._checker.check(self._daemon, swept=sweeping or manner == "stopped cleanly")
+        return f"{manner} and sweeping" if sweeping else manner
 
     def _end(self, manner: str) -> None:
         if manner in {"while stopping", "stopped cleanly"}:
@@ -107,14 +117,9 @@ class Soak:
             killer.join()
             self._daemon.kill()
 
-    # -- sweeping, once there is a verb for it
+    # -- sweeping
 
-    def _can_sweep(self) -> bool:
-        if self._sweeps is None:
-            self._sweeps = self._daemon.command("gc", "--help").returncode == 0
-        return self._sweeps
-
-    def _sweep_all(self) -> bool:
+    def _sweep_all(self) -> None:
         """Sweep while nobody serves, with hardly any grace; now and then kill that."""
         folder = self._daemon.folder / "sweeper"
         folder.mkdir(exist_ok=True)
@@ -130,7 +135,6 @@ class Soak:
             raise Violation(f"gc ended with {done.returncode}\n{done.stdout}{done.stderr}")
         name = "gc of all" if done.returncode == 0 else "gc of all, killed"
         self.figures.count(self.figures.answered, name)
-        return True
 
     def _sweep(self) -> None:
         done = self._daemon.command("gc")
