@@ -32,7 +32,11 @@ class Asker:
             self._scene.stopping.set()
             raise
         finally:
-            self._line.close()
+            self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._line.close()
 
     def act(self) -> None:
         """Do something, in one request or a few."""

@@ -252,7 +252,7 @@ class Pusher(Asker):
         """End what is still open."""
         for _, target, _, _ in self._sessions:
             self._ask("DELETE upload", "DELETE", target, permitted={204})
-        self._line.close()
+        self.close()
 
     # -- pushing
 

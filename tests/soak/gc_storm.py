@@ -100,7 +100,10 @@ class Storm:
         for pusher in pushers:
             pusher.finish()
         self._sweep_all()
-        self._check_what_is_left(pullers[0])
+        try:
+            self._check_what_is_left(pullers[0])
+        finally:
+            pullers[0].close()
 
     # -- sweeping
 

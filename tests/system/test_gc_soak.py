@@ -28,7 +28,7 @@ from appliance.registry.leases import Leases
 Leases.take = lambda leases, *pair: leases._touch(pair)
 remove = Garbage._remove
 async def slowly(garbage, deleting, pairs):
-    await trio.sleep(0.1)
+    await trio.sleep(0.3)
     return await remove(garbage, deleting, pairs)
 Garbage._remove = slowly
 """
