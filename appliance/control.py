@@ -24,10 +24,12 @@ from appliance import log, work
 from appliance.api.answering import ASGIApplication
 from appliance.lock import Note, holder
 from appliance.operations import HOLDING, PREFIX, SILENCE_MAX, OperatorApplication, make_registry
+from appliance.owner import acting_as
 from appliance.parts import DataFolder
 from appliance.registry.progress import Progress, Report, unheard
 from appliance.serve.listeners import connect_path
 from appliance.settings import Settings
+from appliance.wholeness import CATALOGUE, fault_of_folder
 
 T = TypeVar("T")
 
@@ -93,6 +95,11 @@ class Operator:
     def __exit__(self, *_: object) -> None:
         if self._here is not None:
             self._here.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a daemon is asked."""
+        return self._running is not None
 
     def ask(
         self,
@@ -262,7 +269,10 @@ class _Hold:
 
 def _check_there(folder: Path) -> None:
     """Raise ControlError where there is no registry."""
-    if not (folder / "catalogue.sqlite3").exists():
+    if not (folder / CATALOGUE).exists():
+        fault = fault_of_folder(folder)
+        if fault is not None:
+            raise ControlError(fault.removesuffix("."))
         raise ControlError(f"there is no registry in {folder}; --settings names another one's file")
 
 
@@ -323,39 +333,24 @@ class _Here:
     def __init__(self, settings: Settings, source: Path) -> None:
         log.configure(settings.log.format, "warning")
         self._owner = settings.data.stat()
-        with self._as_owner():
+        with acting_as(self._owner):
             self._folder = DataFolder(settings, source)
             registry = make_registry(self._folder, settings)
             stopped_at = self._folder.lock.stopped_at
             if stopped_at:  # what clients were told last, they were told before that
                 registry.leases.touch_all_before(time.time() - stopped_at)
-            self._application = OperatorApplication(registry, lambda: settings)
+            self._application = OperatorApplication(
+                registry, lambda: settings, self._folder.snapshots
+            )
 
     def ask(self, request: _Request, take: _Take) -> tuple[int, Mapping[str, str]]:
-        with self._as_owner():
+        with acting_as(self._owner):
             return trio.run(_call, self._application, request, take)
 
     def close(self) -> None:
-        with self._as_owner():
+        with acting_as(self._owner):
             self._folder.database.close()
             self._folder.release()
-
-    @contextmanager
-    def _as_owner(self) -> Iterator[None]:
-        owner = self._owner
-        if os.geteuid() != 0 or owner.st_uid == 0:
-            yield
-            return
-        groups, group = os.getgroups(), os.getegid()
-        os.setgroups([])
-        os.setegid(owner.st_gid)
-        os.seteuid(owner.st_uid)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-            os.setegid(group)
-            os.setgroups(groups)
 
 
 async def _call(

@@ -9,6 +9,7 @@ swapped in between two requests.
 """
 
 import gc
+import math
 import os
 import resource
 import signal
@@ -30,12 +31,14 @@ from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.banner import describe
+from appliance.catalogue.snapshots import today
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
 from appliance.operations import OperatorApplication, limit_registry, make_registry, sweep_rules
 from appliance.parts import Parts, in_use
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
+from appliance.registry.scrub import ScrubRules
 from appliance.serve.certificates import CertificateError
 from appliance.serve.connection import Timeouts
 from appliance.serve.connections import Connections, Terms
@@ -43,12 +46,16 @@ from appliance.serve.listeners import Listening
 from appliance.serve.proxies import TrustedProxies
 from appliance.serve.tls import server_context
 from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, load
+from appliance.wholeness import CATALOGUE, sentence_of_damage
 
 _CERTIFICATES_EVERY = 60.0
 _DESCRIPTORS = 65536
 _GARBAGE_EVERY = 20_000  # objects made and not dropped since the last look for garbage
 _ABORT_SECONDS = 5.0
 _EXPIRE_AT_MOST_EVERY = 600.0
+_SNAPSHOT_AFTER = 10.0  # the first clients are served first
+_SNAPSHOTS_EVERY = 600.0  # looks whether a new day has begun
+_VERIFY_LOOK_EVERY = 300.0  # whether it is time to; by then a start is over
 _NEEDS_RESTART = (
     "server.listen",
     "server.plain",
@@ -115,7 +122,9 @@ class Daemon:
         self._limit_requests(self._settings)
         self._application = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
-        self._operator = OperatorApplication(self._registry, lambda: self._settings)
+        self._operator = OperatorApplication(
+            self._registry, lambda: self._settings, parts.folder.snapshots
+        )
         self._connections = Connections(_terms(self._settings))
         self._served = trio.Event()
 
@@ -131,7 +140,9 @@ class Daemon:
                 )
                 nursery.start_soon(self._expire_uploads)
                 nursery.start_soon(self._sweep_at_times)
+                nursery.start_soon(self._verify_at_times)
                 nursery.start_soon(self._follow_certificates)
+                nursery.start_soon(self._watch_catalogue)
                 self._started()
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
@@ -236,6 +247,47 @@ class Daemon:
         found = await self._registry.sweep.run(sweep_rules(self._settings))
         _log.info("swept", **asdict(found))
 
+    async def _watch_catalogue(self) -> None:
+        if not self._parts.folder.database.is_small:  # which has been looked through already
+            await _attempt("check of the catalogue", self._check_catalogue)
+        await trio.sleep(_SNAPSHOT_AFTER)
+        while True:
+            await _attempt("daily snapshot of the catalogue", self._take_snapshot)
+            await trio.sleep(_SNAPSHOTS_EVERY)
+
+    async def _check_catalogue(self) -> bool:
+        """Tell whether the catalogue is whole, and everybody if it is not."""
+        damage = await self._parts.folder.database.damage()
+        if damage is None:
+            return True
+        _log.error("catalogue damaged", reason=damage)
+        path = self._settings.data / CATALOGUE
+        self._registry.readiness.tell_damage(sentence_of_damage(path, damage))
+        return False
+
+    async def _take_snapshot(self) -> None:
+        """Take today's snapshot if it is not there; a damaged catalogue is no reason to lose one."""
+        folder, keep = self._parts.folder, self._settings.storage.snapshots
+        if not keep or not folder.snapshots.lacks(today()) or not await self._check_catalogue():
+            return
+        await self._registry.space.claim(folder.database.size)
+        taken = await folder.snapshots.take_daily(today(), keep)
+        _log.info("snapshot of the catalogue taken", file=str(taken))
+
+    async def _verify_at_times(self) -> None:
+        while True:
+            await trio.sleep(min(_VERIFY_LOOK_EVERY, self._settings.verify.every))
+            if not math.isinf(self._settings.verify.every):
+                await _attempt("verify", self._verify_once)
+
+    async def _verify_once(self) -> None:
+        verify = self._settings.verify
+        if await self._registry.scrub.due(verify.every):
+            return
+        found = await self._registry.scrub.run_by_itself(ScrubRules(rate=verify.rate))
+        if found is not None:
+            _log.info("verified", blobs=found.blobs, size=found.size, **found.counts)
+
     async def _follow_certificates(self) -> None:
         while self._parts.tls is not None:
             await trio.sleep(_CERTIFICATES_EVERY)
@@ -294,7 +346,7 @@ def _terms(settings: Settings) -> Terms:
     )
 
 
-async def _attempt(what: str, chore: Callable[[], Awaitable[None]]) -> None:
+async def _attempt(what: str, chore: Callable[[], Awaitable[object]]) -> None:
     """Do a chore; that it fails is logged, and must not end the daemon."""
     try:
         await chore()

@@ -9,6 +9,7 @@ operation: each of them may end between any two of its steps, and the next one g
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 import trio
@@ -16,6 +17,8 @@ import trio
 from appliance.api.answering import ClientGoneError, Receive, Scope, Send
 from appliance.api.app import Application
 from appliance.api.exchange import Exchange
+from appliance.catalogue.snapshots import BACKUP, Snapshots
+from appliance.oci.damage import Verified
 from appliance.oci.digest import Digest
 from appliance.oci.errors import RegistryError
 from appliance.oci.garbage import Totals
@@ -25,8 +28,10 @@ from appliance.registry.access import OperatorGate
 from appliance.registry.progress import Progress, Report
 from appliance.registry.quotas import Quota
 from appliance.registry.registry import Registry
+from appliance.registry.scrub import ScrubRules
 from appliance.registry.sweep import SweepRules
 from appliance.settings import Settings
+from appliance.storage.sources import SourceFolder
 
 PREFIX = "/control/"
 """Where operations are asked for."""
@@ -37,6 +42,10 @@ HOLDING = "holding"
 SILENCE_MAX = 10.0
 """Seconds after which a line follows, even where nothing has changed."""
 
+_NO_SOURCES = (
+    "there is no other place to have copies from, as verify.sources is not set; what could be mended"
+    " was mended with what is here"
+)
 _STALL_SECONDS = 60.0
 _REPORT_EVERY = 0.2
 
@@ -49,8 +58,11 @@ Operation = Callable[[Arguments, Report], Awaitable[object]]
 class OperatorApplication:
     """The registry's API for whoever needs no account, and the operations."""
 
-    def __init__(self, registry: Registry, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, registry: Registry, settings: Callable[[], Settings], snapshots: Snapshots
+    ) -> None:
         self._registry = registry
+        self._snapshots = snapshots
         self._settings = settings
         self._application = Application(
             registry=registry, access=OperatorGate(), authority=None, stall_seconds=_STALL_SECONDS
@@ -61,6 +73,8 @@ class OperatorApplication:
             "hold": self._hold,
             "history": self._history,
             "undelete": self._undelete,
+            "verify": self._verify,
+            "snapshot": self._snapshot,
         }
         self._running: set[trio.CancelScope] = set()
         self._stopping = False
@@ -121,6 +135,26 @@ class OperatorApplication:
         tag = arguments.get("tag", "")
         return await self._registry.undo.restore(arguments["name"], tag, digest)
 
+    async def _snapshot(self, arguments: Arguments, report: Report) -> str:
+        report(Progress("copying the catalogue", 0))
+        return (await self._snapshots.take(BACKUP)).name
+
+    async def _verify(self, arguments: Arguments, report: Report) -> Verified:
+        folders = self._settings().verify.sources if "repair" in arguments else ()
+        sources = [SourceFolder(Path(folder)) for folder in folders]
+        faults = [fault for source in sources if (fault := await source.fault())]
+        rules = ScrubRules(
+            repository=arguments.get("name"),
+            sources=sources,
+            rate=int(arguments.get("rate", 0)),
+            anew="anew" in arguments,
+        )
+        found = await self._registry.scrub.run(rules, report)
+        if "repair" in arguments and not sources:
+            faults = [_NO_SOURCES]
+        found.remarks += faults
+        return found
+
 
 class _Telling:
     """Sends the latest progress, neither more often than anybody reads nor too seldom."""
@@ -171,6 +205,7 @@ def make_registry(folder: DataFolder, settings: Settings) -> Registry:
         records=folder.catalogue,
         garbage=folder.garbage,
         past=folder.past,
+        inspection=folder.inspection,
         lease_seconds=settings.gc.lease,
     )
     limit_registry(registry, settings)

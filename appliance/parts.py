@@ -13,9 +13,11 @@ from appliance import firststart, preflight
 from appliance.accounts.editing import AccountError
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
+from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
 from appliance.catalogue.schema import SchemaTooNewError
+from appliance.catalogue.snapshots import FOLDER, Snapshots
 from appliance.durable import make_folder
 from appliance.lock import FolderLock, HeldError, Note
 from appliance.preflight import Sockets
@@ -24,6 +26,7 @@ from appliance.serve.listeners import TlsContext, bind_path
 from appliance.serve.tls import server_context
 from appliance.settings import Settings, SettingsError
 from appliance.storage.files import FileStore
+from appliance.wholeness import CATALOGUE, fault_of_folder, sentence_of_damage
 
 
 def in_use(settings: Settings, note: Note | None) -> str:
@@ -49,14 +52,25 @@ class DataFolder:
             raise SettingsError([in_use(settings, error.note)]) from None
         except OSError as error:
             raise SettingsError([f"{source}: storage.path: {error}."]) from error
-        path = settings.data / "catalogue.sqlite3"
+        path = settings.data / CATALOGUE
         try:
+            refused = fault_of_folder(settings.data)
+            if refused is not None:
+                self.lock.release()
+                raise SettingsError([refused])
             self.store = FileStore(settings.data)
             self.store.prepare()
             self.database = Database.open(path)
+            damage = self.database.small_damage()
+            if damage is not None:
+                self.database.close()
+                self.lock.release()
+                raise SettingsError([sentence_of_damage(path, damage)])
+            self.snapshots = Snapshots(self.database, settings.data / FOLDER)
             self.catalogue = Catalogue(self.database)
             self.garbage = Garbage(self.database)
             self.past = Past(self.database)
+            self.inspection = Inspection(self.database)
         except OSError as error:
             self.lock.release()
             raise SettingsError([f"{source}: {error}."]) from error
@@ -68,9 +82,12 @@ class DataFolder:
                     " or a later one."
                 ]
             ) from None
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             self.lock.release()
             raise SettingsError([f"{path} cannot be opened: {error}."]) from error
+        except sqlite3.Error as error:
+            self.lock.release()
+            raise SettingsError([sentence_of_damage(path, str(error))]) from error
 
     def release(self, *, stopped: bool = False) -> None:
         """Let others have the folder; see FolderLock."""

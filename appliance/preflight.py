@@ -7,8 +7,10 @@ any time, beside a running daemon too: what that daemon holds itself is no findi
 import errno
 import os
 import pwd
+import shutil
 import socket
 import sqlite3
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,12 +18,15 @@ from pathlib import Path
 
 from appliance import lock
 from appliance.accounts import editing
-from appliance.catalogue.schema import SchemaTooNewError, check_version
+from appliance.catalogue.database import Database
+from appliance.catalogue.integrity import SMALL
+from appliance.catalogue.schema import SchemaTooNewError
 from appliance.firststart import certificates, names
 from appliance.registry.space import amount, reserve_of
 from appliance.serve.certificates import CertificateError, load, subject_names
 from appliance.serve.listeners import bind
 from appliance.settings import DEFAULT_LISTEN, Address, Settings
+from appliance.wholeness import CATALOGUE, fault_of_folder, sentence_of_damage
 
 FALLBACK_PORT = 8443
 """Where the default listener goes when this user may not bind 443."""
@@ -55,13 +60,13 @@ class Sockets:
             sock.close()
 
 
-def examine(settings: Settings, source: Path) -> Findings:
-    """Look at everything that settings point to."""
+def examine(settings: Settings, source: Path, *, thorough: bool = False) -> Findings:
+    """Look at everything that settings point to; thoroughly, also at what a start looks at later."""
     findings = Findings()
     _examine_data(settings, source, findings)
     _examine_accounts(settings, source, findings)
     _examine_certificates(settings, source, findings)
-    _examine_catalogue(settings, findings)
+    _examine_catalogue(settings, findings, thorough=thorough)
     held = findings.running
     sockets = open_sockets(settings, source, held=(*held.listen, *held.plain) if held else ())
     findings.faults += sockets.faults
@@ -207,15 +212,39 @@ def _examine_certificates(settings: Settings, source: Path, findings: Findings) 
         findings.faults.append(f"{source}: tls: {error}.")
 
 
-def _examine_catalogue(settings: Settings, findings: Findings) -> None:
-    path = settings.data / "catalogue.sqlite3"
-    if not _exists(path):
-        return
+def _examine_catalogue(settings: Settings, findings: Findings, *, thorough: bool) -> None:
+    path = settings.data / CATALOGUE
     try:
-        check_version(path)
+        fault = fault_of_folder(settings.data)
+        if fault is not None:
+            findings.faults.append(fault)
+        elif thorough and findings.running is None and _exists(path):
+            damage = _damage_of_copy(path)
+            if damage is not None:
+                findings.faults.append(sentence_of_damage(path, damage))
     except SchemaTooNewError:
         findings.faults.append(
             f"{path} was written by a later version of this program; install that version."
         )
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.OperationalError) as error:
         findings.faults.append(f"{path} cannot be read: {error}.")
+    except sqlite3.Error as error:
+        findings.faults.append(sentence_of_damage(path, str(error)))
+
+
+def _damage_of_copy(path: Path) -> str | None:
+    """Say what is damaged in a small catalogue, as its start would; it is left untouched itself.
+
+    Raises SchemaTooNewError, sqlite3.Error and OSError.
+    """
+    if path.stat().st_size > SMALL:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        for beside in (path, path.with_name(f"{path.name}-wal"), path.with_suffix(".sums")):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(beside, Path(folder) / beside.name)
+        database = Database.open(Path(folder) / path.name)
+        try:
+            return database.small_damage()
+        finally:
+            database.close()

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from appliance.values import Address, Age, Duration, Network, Size
+from appliance.values import Address, Age, Duration, Interval, Network, Size
 
 __all__ = [
     "DEFAULT_FILE",
@@ -29,6 +29,7 @@ __all__ = [
     "Auth",
     "Duration",
     "Gc",
+    "Interval",
     "Limits",
     "Log",
     "Network",
@@ -41,6 +42,7 @@ __all__ = [
     "Size",
     "Storage",
     "Tls",
+    "Verify",
     "load",
 ]
 
@@ -137,7 +139,7 @@ class Tls(Struct, frozen=True, kw_only=True):
 
 
 class Storage(Struct, frozen=True, kw_only=True):
-    """`[storage]`: where everything is kept, and how much room beside it is not for pushes.
+    """`[storage]`: where everything is kept, what of the disk is not for pushes, and snapshots.
 
     A `reserve` that is not set is a gibibyte, or 2 % of a disk of less than fifty; one that is set
     counts as it stands, were it larger than the disk.
@@ -145,6 +147,9 @@ class Storage(Struct, frozen=True, kw_only=True):
 
     path: _Text = ""
     reserve: _Reserve = None
+    snapshots: Annotated[
+        int, Meta(ge=0, le=1000, description="a whole number, 0 (none) to 1000")
+    ] = 7
 
 
 class Auth(Struct, frozen=True, kw_only=True):
@@ -215,6 +220,16 @@ class Gc(Struct, frozen=True, kw_only=True):
     uploads: _Span = Duration(86400)
 
 
+class Verify(Struct, frozen=True, kw_only=True):
+    """`[verify]`: how often everything that is kept is read over, and where copies of it are."""
+
+    every: Annotated[
+        Interval, Meta(description='a duration with its unit, as in "30d", or "never"')
+    ] = Interval(30 * 86400)
+    rate: _Size = Size(20 << 20)
+    sources: _Texts = ()
+
+
 class Log(Struct, frozen=True, kw_only=True):
     """`[log]`: what is written to standard error."""
 
@@ -237,6 +252,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     push: Push = Push()
     gc: Gc = Gc()
+    verify: Verify = Verify()
     log: Log = Log()
 
     @property
@@ -389,7 +405,7 @@ def _types(table: type[Struct]) -> dict[str, Any]:
 
 
 def _parse(kind: type, value: object) -> object:
-    if kind in (Address, Age, Duration, Network, Size) and isinstance(value, str):
+    if kind in (Address, Age, Duration, Interval, Network, Size) and isinstance(value, str):
         return kind.parse(value)
     raise ValueError(value)
 

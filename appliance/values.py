@@ -71,6 +71,17 @@ class Age(float):
         return cls(math.inf if text == "keep" else Duration.parse(text))
 
 
+class Interval(float):
+    """Seconds, written like a duration; or `"never"`, or `"0"`, which are for ever."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an interval; raises ValueError."""
+        return cls(math.inf if text in {"never", "0"} else Duration.parse(text))
+
+
 class Size(int):
     """Bytes, written as text with a unit: `"512KiB"`, `"20MiB"`, `"5GB"`; or `"0"`."""
 

@@ -69,7 +69,7 @@ class Client:
 async def application(tmp_path: Path) -> AsyncIterator[OperatorApplication]:
     settings = load(None, {"REGISTRY_STORAGE_PATH": str(tmp_path)})
     folder = DataFolder(settings, tmp_path / "registry.toml")
-    yield OperatorApplication(make_registry(folder, settings), lambda: settings)
+    yield OperatorApplication(make_registry(folder, settings), lambda: settings, folder.snapshots)
     await folder.database.aclose()
     folder.release()
 

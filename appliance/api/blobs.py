@@ -36,7 +36,7 @@ class BlobResource:
         if exchange.is_head:
             return await exchange.answer(200, [*headers, _BYTES], size=size)
         spans = select_spans(_range(exchange, digest), size)
-        async with self._blobs.open(digest) as region:
+        async with self._blobs.open(digest, size) as region:
             if not spans:
                 return await exchange.answer_region(200, [*headers, _BYTES], region, Span(0, size))
             if len(spans) == 1:

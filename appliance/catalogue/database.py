@@ -17,13 +17,15 @@ from typing import Any, Self, TypeVar, cast
 import trio
 
 from appliance import work
+from appliance.catalogue.integrity import SMALL, quick_look
 from appliance.catalogue.schema import migrate
-from appliance.catalogue.seals import Checked, Seals
+from appliance.catalogue.seals import Checked, Seals, changed
 from appliance.oci.errors import STORE_FULL, STORE_UNAVAILABLE, RegistryError
 
 T = TypeVar("T")
 
 _GROUP_MAX = 256
+_STEPS = 100_000  # of SQLite's machine, between two looks at whether anybody still wants the result
 _BUSY_SECONDS = 10.0
 
 
@@ -128,7 +130,8 @@ class Database:
     async def study(self, reading: Callable[[sqlite3.Connection], T]) -> T:
         """Run `reading`, which may take long, on the state of this moment; nobody waits for it.
 
-        Raises STORE_UNAVAILABLE. It must end: what it sees cannot be cleared away meanwhile.
+        Raises STORE_UNAVAILABLE. It must end, when it is cancelled at the latest: what it sees
+        cannot be cleared away meanwhile.
         """
         try:
             return await work.disk(self._study, reading)
@@ -141,8 +144,12 @@ class Database:
         connection = _connect(self._path, any_thread=False)
         try:
             connection.execute("PRAGMA query_only = ON")
+            connection.set_progress_handler(_is_unwanted, _STEPS)
             connection.execute("BEGIN")
             return reading(connection)
+        except sqlite3.OperationalError:
+            trio.from_thread.check_cancelled()
+            raise
         finally:
             connection.close()
 
@@ -161,6 +168,57 @@ class Database:
             raise
         except sqlite3.DatabaseError as error:
             raise _translated(error) from error
+
+    @property
+    def is_small(self) -> bool:
+        """Whether looking all of it through takes no time."""
+        return self.size <= SMALL
+
+    @property
+    def size(self) -> int:
+        """Bytes in its file."""
+        return self._path.stat().st_size
+
+    def small_damage(self) -> str | None:
+        """Say what is damaged in a database that is small; None for nothing.
+
+        It blocks, and is for before anything is written. Raises OSError.
+        """
+        return (quick_look(self._reader) or self._seals.damage()) if self.is_small else None
+
+    async def damage(self) -> str | None:
+        """Say what is damaged, however large the database is; raises STORE_UNAVAILABLE."""
+        found = await self.study(quick_look)
+        first = 1
+        while found is None and (checked := await self.check_pages(first)).pages:
+            if checked.damaged:
+                found = changed(checked.damaged[0])
+            first += checked.pages
+        return found
+
+    async def copy_into(self, target: Path) -> None:
+        """Write the state of this moment into a file, which is empty or not there yet.
+
+        Writes go on meanwhile. It is not durable on return. Raises STORE_FULL and
+        STORE_UNAVAILABLE.
+        """
+        try:
+            await work.disk(self._copy_into, target)
+        except sqlite3.DatabaseError as error:
+            raise _translated(error) from error
+
+    def _copy_into(self, target: Path) -> None:
+        # Not with query_only, under which VACUUM INTO is refused. (It leaves our file alone.)
+        connection = _connect(self._path, any_thread=False)
+        try:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.set_progress_handler(_is_unwanted, _STEPS)
+            connection.execute("VACUUM INTO ?", (str(target),))
+        except sqlite3.OperationalError:
+            trio.from_thread.check_cancelled()
+            raise
+        finally:
+            connection.close()
 
     async def check_pages(self, first: int) -> Checked:
         """Compare pages of the file with their sums, some from `first` on; page 1 is the first.
@@ -232,6 +290,15 @@ class Database:
                 self._writer.execute("ROLLBACK")
             for job in group:
                 job.fail(error)
+
+
+def _is_unwanted() -> bool:
+    """Tell whether whoever asked this thread has left: a statement that runs is ended then."""
+    try:
+        trio.from_thread.check_cancelled()
+    except trio.Cancelled:
+        return True
+    return False
 
 
 def _connect(path: Path, *, any_thread: bool) -> sqlite3.Connection:

@@ -5,7 +5,9 @@ it: in between somebody may have come to need it.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from appliance.catalogue.database import Database
 from appliance.oci.digest import Digest
@@ -32,6 +34,17 @@ _MANIFESTS = """
 
 _ORPHANS = _MANIFESTS.format(state="orphan = 1")
 _UNTAGGED = _MANIFESTS.format(state="bound = 0")
+
+_REMOVE_LINKS = """
+    DELETE FROM link WHERE uses = 0 AND (repository, blob, idle_since) IN
+    (SELECT value ->> 1, value ->> 2, value ->> 0 FROM json_each(?))
+"""
+
+_REMOVE_MANIFESTS = """
+    DELETE FROM manifest WHERE tags = 0 AND uses = 0 AND bound = 0
+    AND (repository, blob, idle_since) IN
+    (SELECT value ->> 1, value ->> 2, value ->> 0 FROM json_each(?))
+"""
 
 _START = Place(-1, -1, -1)
 
@@ -100,46 +113,48 @@ class Garbage:
 
     async def remove_links(self, pairs: Sequence[IdlePair]) -> int:
         """Remove those links that are still idle; return how many."""
-        return await self._remove("DELETE FROM link WHERE uses = 0", pairs)
+        return await self._remove(_REMOVE_LINKS, pairs)
 
     async def remove_manifests(self, pairs: Sequence[IdlePair]) -> int:
         """Remove those manifests that are still idle; return how many."""
-        return await self._remove(
-            "DELETE FROM manifest WHERE tags = 0 AND uses = 0 AND bound = 0", pairs
-        )
+        return await self._remove(_REMOVE_MANIFESTS, pairs)
 
     async def put_away(self, blobs: Sequence[IdleBlob]) -> list[IdleBlob]:
         """Forget those blobs that still nobody has, but for their quarantine; return which."""
+        wanted = _listed(blob.digest for blob in blobs)
 
         def writing(connection: sqlite3.Connection) -> list[IdleBlob]:
-            gone = []
-            for blob in blobs:
-                if connection.execute(
-                    "DELETE FROM blob WHERE digest = ? AND holders = 0", (str(blob.digest),)
-                ).rowcount:
-                    connection.execute(
-                        "INSERT INTO quarantine (digest, size) VALUES (?, ?)"
-                        " ON CONFLICT DO UPDATE SET moved_at = unixepoch()",
-                        (str(blob.digest), blob.size),
-                    )
-                    gone.append(blob)
-            return gone
+            connection.execute(
+                "INSERT INTO quarantine (digest, size) SELECT digest, size FROM blob"
+                " WHERE digest IN (SELECT value FROM json_each(?)) AND holders = 0 AND damaged = 0"
+                " ON CONFLICT DO UPDATE SET moved_at = unixepoch()",
+                (wanted,),
+            )
+            gone = connection.execute(
+                "DELETE FROM blob WHERE digest IN (SELECT value FROM json_each(?)) AND holders = 0"
+                " RETURNING digest, size",
+                (wanted,),
+            ).fetchall()
+            return [IdleBlob(Digest.parse(digest), size) for digest, size in gone]
 
         return await self._database.write(writing)
 
-    async def is_known(self, digest: Digest) -> bool:
-        """Tell whether there is such a blob, in whatever repository."""
-        return bool(self._database.read("SELECT 1 FROM blob WHERE digest = ?", (str(digest),)))
+    async def known(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Return those of some digests of which there is a blob, in whatever repository."""
+        rows = self._database.read(
+            "SELECT digest FROM blob WHERE digest IN (SELECT value FROM json_each(?))",
+            (_listed(digests),),
+        )
+        return {Digest.parse(digest) for (digest,) in rows}
 
     async def forget(self, digests: Sequence[Digest]) -> None:
         """Forget blobs that have left quarantine."""
-
-        def writing(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "DELETE FROM quarantine WHERE digest = ?", [(str(digest),) for digest in digests]
+        await self._database.write(
+            lambda connection: connection.execute(
+                "DELETE FROM quarantine WHERE digest IN (SELECT value FROM json_each(?))",
+                (_listed(digests),),
             )
-
-        await self._database.write(writing)
+        )
 
     async def forget_changes(self, before: int, limit: int) -> int:
         """Forget changes of tags and removals that are so old, some of them; return how many."""
@@ -153,10 +168,14 @@ class Garbage:
         return await self._database.write(writing)
 
     async def _remove(self, deleting: str, pairs: Sequence[IdlePair]) -> int:
-        query = f"{deleting} AND idle_since = ? AND repository = ? AND blob = ?"
+        """Remove what is as idle as when it was listed.
+
+        In one statement, during which the interpreter is free for others.
+        """
+        places = msgspec.json.encode([pair.place for pair in pairs]).decode()
 
         def writing(connection: sqlite3.Connection) -> int:
-            removed = sum(connection.execute(query, pair.place).rowcount for pair in pairs)
+            removed = connection.execute(deleting, (places,)).rowcount
             drop_empty(connection, {pair.place.repository for pair in pairs})
             return removed
 
@@ -172,6 +191,10 @@ class Garbage:
             )
             for since, repository, blob, name, digest, size in rows
         ]
+
+
+def _listed(digests: Iterable[Digest]) -> str:
+    return msgspec.json.encode([str(digest) for digest in digests]).decode()
 
 
 def drop_empty(connection: sqlite3.Connection, repositories: set[int]) -> None:

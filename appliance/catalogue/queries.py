@@ -7,6 +7,7 @@ import msgspec
 from appliance.catalogue.database import Database
 from appliance.oci.descriptor import Descriptor, ReferrerDescriptor
 from appliance.oci.digest import Digest
+from appliance.oci.errors import STORE_UNAVAILABLE, RegistryError
 from appliance.oci.manifest import StoredManifest
 from appliance.protocol.session import Session
 
@@ -25,6 +26,8 @@ LINKED = """
     JOIN blob ON blob.id = link.blob
     WHERE repository.name = ? AND blob.digest = ?
 """
+
+_LINKED_COLUMNS = 3
 
 _WHOLE = " AND blob.damaged = 0"
 LINKED_WHOLE = LINKED + _WHOLE
@@ -79,7 +82,7 @@ class Queries:
 
     async def find_blob(self, repository: str, digest: Digest) -> int | None:
         """Return the size of a blob that the repository links."""
-        rows = self._lookup(LINKED_WHOLE, repository, str(digest))
+        rows, _ = self._lookup(LINKED_WHOLE, repository, str(digest))
         return rows[0][1] if rows else None
 
     async def holders(self, digest: Digest, limit: int) -> list[str]:
@@ -97,25 +100,31 @@ class Queries:
     ) -> StoredManifest | None:
         """Look a manifest up by digest or tag."""
         query = _WHOLE_BY_DIGEST if isinstance(reference, Digest) else _WHOLE_BY_TAG
-        rows = self._lookup(query, repository, str(reference))
+        rows, is_right = self._lookup(query, repository, str(reference))
         if not rows:
             return None
         media_type, digest, size, content, _, _ = rows[0]
-        return StoredManifest(Descriptor(media_type, Digest.parse(digest), size), content)
+        descriptor = Descriptor(media_type, Digest.parse(digest), size)
+        return StoredManifest(descriptor, content if is_right else None, is_rotten=not is_right)
 
-    def _lookup(self, query: str, repository: str, key: str) -> list[tuple[Any, ...]]:
-        """Read a row, or remember it: clients ask for the same few again and again."""
+    def _lookup(self, query: str, repository: str, key: str) -> tuple[list[tuple[Any, ...]], bool]:
+        """Read a row, or remember it: clients ask for the same few again and again.
+
+        With it comes whether its bytes, if it has any, are those of its digest.
+        """
         if self._generation != self._database.generation:
             self._generation = self._database.generation
             self._recent.clear()
         asked = (query, repository, key)
         rows = self._recent.get(asked)
-        if rows is None:
-            rows = self._database.read(query, (repository, key))
-            size = sum(len(value) for row in rows for value in row if isinstance(value, bytes))
-            if rows and len(self._recent) < _RECENT_MAX and size <= _ROW_MAX:
-                self._recent[asked] = rows
-        return rows
+        if rows is not None:
+            return rows, True
+        rows = self._database.read(query, (repository, key))
+        is_right = all(map(_is_right, rows))
+        size = sum(len(value) for row in rows for value in row if isinstance(value, bytes))
+        if rows and is_right and len(self._recent) < _RECENT_MAX and size <= _ROW_MAX:
+            self._recent[asked] = rows
+        return rows, is_right
 
     async def find_tags(self, repository: str, after: str, limit: int) -> list[str] | None:
         """List tags that sort after one; None when the repository has no manifest at all."""
@@ -185,3 +194,17 @@ class Queries:
             parameters,
         )
         return [Session(*row) for row in rows]
+
+
+def _is_right(row: tuple[Any, ...]) -> bool:
+    """Tell whether a row's bytes are those of its digest; a row without bytes is."""
+    if len(row) == _LINKED_COLUMNS or row[3] is None:
+        return True
+    _, digest, size, content, _, _ = row
+    try:
+        expected = Digest.parse(digest)
+    except RegistryError as error:
+        raise STORE_UNAVAILABLE.error(
+            "the catalogue is damaged; registry verify tells what is"
+        ) from error
+    return len(content) == size and Digest.of(content, expected.algorithm) == expected

@@ -351,6 +351,17 @@ def check_version(path: Path) -> None:
         raise SchemaTooNewError
 
 
+def is_blank(path: Path) -> bool:
+    """Tell whether a database has no tables, apart from what its journal may hold."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER)
+    return not header or (
+        len(header) == _HEADER
+        and header.startswith(_MAGIC)
+        and int.from_bytes(header[_USER_VERSION], "big") == 0
+    )
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the tables up to date, each step in a transaction of its own.
 

@@ -55,7 +55,8 @@ class Seals:
         close any descriptor of a file drops the locks that SQLite holds on it (fcntl(2)).
         """
         self._database = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
-        self._wal = database.with_name(f"{database.name}-wal")
+        self._wal: int | None = None
+        self._wal_path = database.with_name(f"{database.name}-wal")
         sums = database.with_suffix(".sums")
         is_new = not sums.exists()
         self._sums = os.open(sums, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -67,7 +68,9 @@ class Seals:
 
     def close(self) -> None:
         """Close the files."""
-        os.close(self._database)
+        for file in (self._database, self._wal):
+            if file is not None:
+                os.close(file)
         os.close(self._sums)
 
     def forget(self) -> None:
@@ -113,6 +116,15 @@ class Seals:
                 damaged.append(page)
         return Checked(len(pages), damaged, unknown)
 
+    def damage(self) -> str | None:
+        """Say which page is not what was written, of all there are; as `check` does."""
+        first = 1
+        while (checked := self.check(first)).pages:
+            if checked.damaged:
+                return changed(checked.damaged[0])
+            first += checked.pages
+        return None
+
     def seal(self, pages: Iterable[int]) -> None:
         """Take these pages for right as they are; only while nothing is written."""
         size = self._page_size()
@@ -122,26 +134,23 @@ class Seals:
 
     def _look(self) -> None:
         """Take note of the pages that have come into the journal."""
-        try:
-            wal = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._frames = 0
-            return
-        try:
-            header = os.pread(wal, _WAL_HEADER, 0)
-            if header[_SALTS] != self._salts:  # it has begun anew
-                self._salts, self._frames = header[_SALTS], 0
-            if len(header) < _WAL_HEADER:
+        if self._wal is None:  # SQLite keeps the one that it makes until it closes the database
+            try:
+                self._wal = os.open(self._wal_path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
                 return
-            length = _FRAME_HEADER + int.from_bytes(header[8:12], "big")
-            while True:
-                frame = os.pread(wal, _FRAME_HEADER, _WAL_HEADER + self._frames * length)
-                if len(frame) < _FRAME_HEADER or frame[_FRAME_SALTS] != self._salts:
-                    return
-                self._journal.add(int.from_bytes(frame[:4], "big"))
-                self._frames += 1
-        finally:
-            os.close(wal)
+        header = os.pread(self._wal, _WAL_HEADER, 0)
+        if header[_SALTS] != self._salts:  # it has begun anew
+            self._salts, self._frames = header[_SALTS], 0
+        if len(header) < _WAL_HEADER:
+            return
+        length = _FRAME_HEADER + int.from_bytes(header[8:12], "big")
+        while True:
+            frame = os.pread(self._wal, _FRAME_HEADER, _WAL_HEADER + self._frames * length)
+            if len(frame) < _FRAME_HEADER or frame[_FRAME_SALTS] != self._salts:
+                return
+            self._journal.add(int.from_bytes(frame[:4], "big"))
+            self._frames += 1
 
     def _noted(self, first: int, count: int) -> Iterator[int]:
         noted = os.pread(self._sums, count * _SUM, (first - 1) * _SUM).ljust(count * _SUM, b"\0")
@@ -157,6 +166,11 @@ class Seals:
     def _page_size(self) -> int:
         size = int.from_bytes(os.pread(self._database, 2, _PAGE_SIZE_AT), "big")
         return size if size > 1 else 65536
+
+
+def changed(page: int) -> str:
+    """Say that a page has changed by itself."""
+    return f"page {page} is not what was written"
 
 
 def _sum(content: bytes, page: int) -> int:

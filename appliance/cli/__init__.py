@@ -7,10 +7,13 @@ import click
 from appliance import __version__
 from appliance.accounts.editing import AccountError
 from appliance.cli.accounts import user
+from appliance.cli.backup import backup, restore
 from appliance.cli.content import gc, ls, rm
 from appliance.cli.layouts import exporting, importing
 from appliance.cli.past import history, undelete
+from appliance.cli.rebuild import rebuild
 from appliance.cli.service import check, info, serve
+from appliance.cli.verify import verify
 from appliance.control import ControlError
 from appliance.settings import SettingsError
 
@@ -24,7 +27,23 @@ def registry() -> None:
     """Run a private container registry: one process, one settings file (/etc/registry.toml)."""
 
 
-for command in (serve, check, info, ls, rm, history, undelete, gc, exporting, importing, user):
+for command in (
+    serve,
+    check,
+    info,
+    ls,
+    rm,
+    history,
+    undelete,
+    gc,
+    verify,
+    backup,
+    restore,
+    rebuild,
+    exporting,
+    importing,
+    user,
+):
     registry.add_command(command)
 
 

@@ -19,7 +19,14 @@ from appliance.settings import DEFAULT_FILE
 
 @click.command()
 @click.argument("what", metavar="NAME[:TAG]")
-@click.option("--limit", "-n", default=100, show_default=True, help="How many changes to show.")
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="How many changes to show.",
+)
 @settings_option
 def history(what: str, limit: int, file: Path | None) -> None:
     """Show what a tag has pointed to and what was removed, the latest change first.

@@ -35,7 +35,7 @@ def check(file: Path | None) -> None:
     """
     source = file or DEFAULT_FILE
     settings = read(file)
-    findings = preflight.examine(settings, source)
+    findings = preflight.examine(settings, source, thorough=True)
     for warning in findings.warnings:
         click.echo(f"warning: {warning}")
     if findings.faults:

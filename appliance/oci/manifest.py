@@ -61,6 +61,8 @@ class StoredManifest:
     descriptor: Descriptor
     content: bytes | None
     """Its bytes, where the catalogue holds them itself; larger ones are in the store alone."""
+    is_rotten: bool = False
+    """Whether what the catalogue holds are other bytes than those of its digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,18 @@ import trio
 from appliance import work
 from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
-from appliance.oci.errors import DIGEST_INVALID, MANIFEST_UNKNOWN, NAME_UNKNOWN, tag_immutable
-from appliance.oci.manifest import Manifest, StoredManifest, parse_manifest
+from appliance.oci.errors import (
+    BLOB_UNKNOWN,
+    DIGEST_INVALID,
+    MANIFEST_UNKNOWN,
+    NAME_UNKNOWN,
+    STORE_UNAVAILABLE,
+    RegistryError,
+    tag_immutable,
+)
+from appliance.oci.manifest import SIZE_MAX, Manifest, StoredManifest, parse_manifest
 from appliance.protocol.paging import PAGE_MAX, Page
+from appliance.registry.damage import Suspect, unsuspected
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, ManifestRecords
@@ -26,6 +35,8 @@ from appliance.registry.space import Space
 
 _RECENT_MAX = 16 << 20
 """Bytes of manifests that are kept in memory, of those the records do not hold themselves."""
+
+_ROTTEN = "the catalogue is damaged; registry verify tells what is"
 
 
 class Manifests:
@@ -40,8 +51,10 @@ class Manifests:
         locks: DigestLocks,
         space: Space,
         quotas: Quotas,
+        suspect: Suspect = unsuspected,
     ) -> None:
         self._store = store
+        self._suspect = suspect
         self._records = records
         self._leases = leases
         self._locks = locks
@@ -72,6 +85,11 @@ class Manifests:
         """Look a manifest up by digest or tag, and lease it; raises MANIFEST_UNKNOWN."""
         while True:
             found = await self._records.find_manifest(repository, reference)
+            if found is not None and found.is_rotten:
+                await self._suspect(found.descriptor.digest)
+                found = await self._records.find_manifest(repository, reference)
+                if found is not None and found.is_rotten:
+                    raise STORE_UNAVAILABLE.error(_ROTTEN)
             if found is None:
                 kind = "digest" if isinstance(reference, Digest) else "tag"
                 raise MANIFEST_UNKNOWN.error(details=({"name": repository, kind: str(reference)},))
@@ -81,16 +99,35 @@ class Manifests:
             await settled.wait()
 
     async def content(self, manifest: StoredManifest) -> bytes:
-        """Return a manifest's bytes exactly as they were pushed."""
+        """Return a manifest's bytes exactly as they were pushed.
+
+        Raises MANIFEST_UNKNOWN where they are not here any more.
+        """
         if manifest.content is not None:
             return manifest.content
         digest = manifest.descriptor.digest
         content = self._recent.get(digest)
         if content is None:
-            async with self._store.open(digest) as region:
-                content = await region.read(0, region.size)
+            content = await self._read(digest)
+            if content is None:
+                await self._suspect(digest)
+                raise MANIFEST_UNKNOWN.error(details=({"digest": str(digest)},))
             self._recent.put(digest, content)
         return content
+
+    async def _read(self, digest: Digest) -> bytes | None:
+        """Read a manifest from the store; None where it is not there, or is another one."""
+        try:
+            async with self._store.open(digest) as region:
+                if region.size > SIZE_MAX:
+                    return None
+                content = await region.read(0, region.size)
+        except RegistryError as error:
+            if error.row is not BLOB_UNKNOWN:
+                raise
+            return None
+        computed = await work.disk(Digest.of, content, digest.algorithm)
+        return content if computed == digest else None
 
     async def put(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from appliance.oci.damage import Finding, Found, Held, Images, Inspection, Pace
 from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
 from appliance.oci.garbage import IdleBlob, IdlePair, Place, Totals
@@ -108,6 +109,38 @@ class BlobStore(Protocol):
 
     async def purge(self, digests: Sequence[Digest]) -> None:
         """Remove blobs from quarantine, those that are there."""
+
+    async def inspect(
+        self, digest: Digest, pace: Pace, *, in_quarantine: bool = False
+    ) -> Inspection:
+        """Read all bytes of a blob and compute their digest.
+
+        Raises STORE_UNAVAILABLE for what has nothing to do with this blob.
+        """
+
+    async def measure(self, digest: Digest) -> int | None:
+        """Return how many bytes there are of a blob; None where it is not there."""
+
+    async def set_aside(self, digest: Digest, mark: object, *, in_quarantine: bool = False) -> bool:
+        """Move a blob whose bytes are not right to where nothing brings them back from.
+
+        False where it is gone, or where by now there are others than those of that mark.
+        """
+
+    async def drop_set_aside(self, before: float) -> int:
+        """Remove what was set aside before a moment, in seconds since 1970; return its bytes."""
+
+    async def is_empty(self) -> bool:
+        """Tell whether there is no blob at all; raises STORE_UNAVAILABLE."""
+
+    async def shelves(self) -> list[str]:
+        """Name the parts of the store that are looked through one by one."""
+
+    async def shelf(self, name: str) -> list[Found]:
+        """List all that lies in one part of the store."""
+
+    async def quarantine(self) -> list[Found]:
+        """List what is in quarantine, but for what was set aside."""
 
     def room(self) -> tuple[int, int] | None:
         """Return how many bytes are free, and how many there are in all; None without a bound.
@@ -244,8 +277,8 @@ class GarbageRecords(Protocol):
     async def put_away(self, blobs: Sequence[IdleBlob]) -> list[IdleBlob]:
         """Forget those blobs that still nobody has, but for their quarantine; return which."""
 
-    async def is_known(self, digest: Digest) -> bool:
-        """Tell whether there is such a blob, in whatever repository."""
+    async def known(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Return those of some digests of which there is a blob, in whatever repository."""
 
     async def forget_changes(self, before: int, limit: int) -> int:
         """Forget changes of tags and removals that are so old, some of them; return how many."""
@@ -287,6 +320,93 @@ class PastRecords(Protocol):
 
         Raises MANIFEST_BLOB_UNKNOWN, MANIFEST_UNKNOWN and TAG_IMMUTABLE.
         """
+
+
+class InspectionRecords(Protocol):
+    """The records that a scrub needs, which may themselves be damaged."""
+
+    async def extent(self, repository: str | None, after: int) -> tuple[int, int]:
+        """Count blobs and their bytes, of one repository or of all, from after one on."""
+
+    async def blobs(
+        self, repository: str | None, after: int, limit: int, size: int
+    ) -> tuple[list[Held], list[Finding], int]:
+        """List blobs by their numbers from after one on, up to so many or to so many bytes.
+
+        With them comes what is wrong with their very rows, and the number of the last one.
+        """
+
+    async def find(self, digest: Digest) -> Held | None:
+        """Return a blob as it is recorded."""
+
+    async def damaged(self, limit: int) -> list[Digest]:
+        """List blobs that are marked as damaged."""
+
+    async def condemn(self, digest: Digest) -> bool:
+        """Mark a blob as damaged; tell whether it was not yet, and is there."""
+
+    async def heal(self, digest: Digest) -> None:
+        """Take it that a blob's bytes are right, and forget that it is in quarantine."""
+
+    async def mend(self, digest: Digest, size: int, content: bytes | None) -> None:
+        """Record a blob's size anew, and its bytes where the records hold them."""
+
+    async def images(self, digest: Digest, limit: int) -> Images:
+        """List images that need a blob, by the tags that lead to it."""
+
+    async def derive(
+        self, manifests: Sequence[tuple[Held, bytes]], *, mending: bool
+    ) -> list[Finding]:
+        """Compare what manifests say with what is recorded of them, and mend the records."""
+
+    async def check_pages(self, first: int) -> tuple[int, list[int]]:
+        """Look at some pages of the catalogue, from `first` on; 1 is the first.
+
+        Returns how many there were, none after the last one, and which are damaged.
+        """
+
+    async def describe_pages(self, pages: Sequence[int]) -> list[Finding]:
+        """Tell of damaged pages what is in them."""
+
+    async def check_structure(self) -> list[Finding]:
+        """Look at the catalogue as a whole: whether its parts fit together."""
+
+    async def recount(
+        self, table: str, repository: str | None, after: tuple[int, int], *, mending: bool
+    ) -> tuple[tuple[int, int] | None, list[Finding]]:
+        """Count some rows of a table anew from after a place on; return the next, or None."""
+
+    async def known(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Return those of some digests of which there is a blob, in whatever repository."""
+
+    async def in_quarantine(self, after: str, limit: int) -> list[str]:
+        """List digests that are recorded as in quarantine, in their order from after one on."""
+
+    async def note_quarantine(self, digest: Digest, size: int) -> None:
+        """Record that a blob is in quarantine, from now on; nothing where that is recorded."""
+
+    async def drop_quarantine(self, digest: Digest) -> None:
+        """Forget that a blob is in quarantine."""
+
+    async def place(self, chore: str) -> str | None:
+        """Return where some long work stands."""
+
+    async def set_place(self, chore: str, place: str) -> None:
+        """Remember where some long work stands."""
+
+
+class BlobSource(Protocol):
+    """Where copies of blobs may be found elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+
+    async def fault(self) -> str | None:
+        """Say in a sentence why nothing can be had from it; None where nothing is in the way."""
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Region]:
+        """Open a copy for reading; entering raises BLOB_UNKNOWN or STORE_UNAVAILABLE."""
 
 
 class Accounts(Protocol):

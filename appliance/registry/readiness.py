@@ -19,9 +19,16 @@ class Readiness:
         self._looking = trio.Lock()
         self._looked_at = -float("inf")
         self._fault: str | None = None
+        self._damage: str | None = None
+
+    def tell_damage(self, sentence: str) -> None:
+        """Have it known, for as long as this runs, that something is damaged."""
+        self._damage = sentence
 
     async def fault(self) -> str | None:
         """Return what keeps the registry from working, as a sentence; None when nothing does."""
+        if self._damage is not None:
+            return self._damage
         async with self._looking:
             if trio.current_time() - self._looked_at > _KEEP_SECONDS:
                 self._fault = await self._look()

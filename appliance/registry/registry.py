@@ -4,6 +4,7 @@ import time
 from typing import Protocol
 
 from appliance.registry.blobs import Blobs
+from appliance.registry.damage import Damage
 from appliance.registry.leases import LEASE_SECONDS, Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
@@ -11,12 +12,14 @@ from appliance.registry.ports import (
     BlobRecords,
     BlobStore,
     GarbageRecords,
+    InspectionRecords,
     ManifestRecords,
     PastRecords,
     SessionRecords,
 )
 from appliance.registry.quotas import Quotas
 from appliance.registry.readiness import Readiness
+from appliance.registry.scrub import Scrub
 from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep
 from appliance.registry.undo import Undo
@@ -37,13 +40,15 @@ class Registry:
         records: Records,
         garbage: GarbageRecords,
         past: PastRecords,
+        inspection: InspectionRecords,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self.leases = Leases(lease_seconds, time.monotonic)
         locks = DigestLocks()
         self.space = Space(store)
         self.quotas = Quotas(records)
-        self.blobs = Blobs(store=store, records=records, leases=self.leases)
+        damage = Damage(store=store, records=inspection, locks=locks)
+        self.blobs = Blobs(store=store, records=records, leases=self.leases, suspect=damage.suspect)
         self.uploads = Uploads(
             store=store,
             records=records,
@@ -59,8 +64,12 @@ class Registry:
             locks=locks,
             space=self.space,
             quotas=self.quotas,
+            suspect=damage.suspect,
         )
         self.sweep = Sweep(store=store, records=garbage, leases=self.leases, locks=locks)
+        self.scrub = Scrub(
+            store=store, records=inspection, locks=locks, sweep=self.sweep, damage=damage
+        )
         self.undo = Undo(
             store=store,
             records=past,

@@ -28,7 +28,8 @@ from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, GarbageRecords
 from appliance.registry.progress import Progress, Report, unheard
 
-_BATCH = 64
+# So few that a batch's turn on a core is over before a request has waited for it for long.
+_BATCH = 16
 _REST = 2.0  # times as long as a batch took
 
 _List = Callable[[int, Place | None, int], Awaitable[list[IdlePair]]]
@@ -123,15 +124,14 @@ class Sweep:
             await _breathe(began)
 
     async def _purge(self, before: int, tally: "_Tally") -> None:
+        tally.totals.purged += await self._store.drop_set_aside(before)
         while found := await self._records.quarantined(before, _BATCH):
             began = trio.current_time()
             digests = [blob.digest for blob in found]
             async with self._locks.hold(digests):
                 # A crash may have come between the two halves of putting one away.
-                known = [await self._records.is_known(digest) for digest in digests]
-                await self._store.put_away(
-                    [digest for digest, here in zip(digests, known, strict=True) if not here]
-                )
+                known = await self._records.known(digests)
+                await self._store.put_away([one for one in digests if one not in known])
             await self._store.purge(digests)
             await self._records.forget(digests)
             tally.purged(found)

@@ -3,14 +3,16 @@
 A manifest comes back with everything it refers to, the manifests of an index included, and with
 those about it (signatures, say) that were removed after it. Nothing is swept meanwhile:
 
-    1. look for all of it; what is missing ends it, and nothing has changed
+    1. look for all of it in the records
     2. files out of quarantine, durable
-    3. blobs, manifests and tag in one transaction
+    3. look whether they are all there
+    4. blobs, manifests and tag in one transaction
 
-A crash between 2 and 3 leaves files that are still noted as in quarantine, and put back there.
+What is missing ends it, and no client sees a change. It leaves files that are still noted as in
+quarantine, as a crash before 4 does; a sweep puts them back there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from appliance import work
@@ -68,15 +70,11 @@ class Undo:
         async with self._sweep.hold():
             plan = _Plan(self._store, self._records, repository)
             await plan.add(digest, None)
-            if plan.missing:
-                raise MANIFEST_BLOB_UNKNOWN.error(
-                    f"{digest} cannot be brought back: {plan.missing[0]} has left quarantine"
-                    + (f", and so have {len(plan.missing) - 1} more" if plan.missing[1:] else ""),
-                    details=tuple({"digest": str(gone)} for gone in plan.missing),
-                )
+            _check(digest, plan.missing)
             wanted = [*plan.blobs, *(pushed.digest for pushed in plan.manifests)]
             async with self._locks.hold(wanted):
                 await self._store.bring_back(wanted)
+                _check(digest, [one for one in plan.blobs if not await self._is_there(one)])
                 await self._records.restore(
                     repository,
                     blobs=list(plan.blobs.items()),
@@ -89,6 +87,25 @@ class Undo:
             manifests=len(plan.manifests),
             blobs=len(plan.blobs),
             size=sum(plan.blobs.values()) + sum(len(one.content) for one in plan.manifests),
+        )
+
+    async def _is_there(self, digest: Digest) -> bool:
+        """Tell whether a blob's file is here; a crash may have come before its row was gone."""
+        try:
+            async with self._store.open(digest):
+                return True
+        except RegistryError as error:
+            if error.row is not BLOB_UNKNOWN:
+                raise
+            return False
+
+
+def _check(digest: Digest, missing: Sequence[Digest]) -> None:
+    if missing:
+        raise MANIFEST_BLOB_UNKNOWN.error(
+            f"{digest} cannot be brought back: {missing[0]} has left quarantine"
+            + (f", and so have {len(missing) - 1} more" if missing[1:] else ""),
+            details=tuple({"digest": str(gone)} for gone in missing),
         )
 
 

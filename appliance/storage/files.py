@@ -15,8 +15,8 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -31,28 +31,16 @@ from appliance.oci.digest import ALGORITHMS, Digest, new_hasher
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
     BLOB_UPLOAD_UNKNOWN,
-    STORE_FULL,
     STORE_UNAVAILABLE,
-    ErrorRow,
 )
+from appliance.storage.translation import translated
+from appliance.storage.upkeep import Upkeep
 
 _Args = TypeVarTuple("_Args")
 
 _FLUSH_EVERY = 64 << 20
 _CATCH_UP_STEP = 8 << 20
 _PIECES_MAX = 1024  # IOV_MAX: what one pwritev(2) takes
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-@contextmanager
-def _translated(missing: ErrorRow) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise missing.error() from error
-    except OSError as error:
-        row = STORE_FULL if error.errno in _FULL else STORE_UNAVAILABLE
-        raise row.error() from error
 
 
 class FileRegion:
@@ -67,7 +55,7 @@ class FileRegion:
 
         Raises STORE_UNAVAILABLE where the file has become shorter since it was opened.
         """
-        with _translated(BLOB_UNKNOWN):
+        with translated(BLOB_UNKNOWN):
             content = await work.disk(os.pread, self.file.fileno(), length, offset)
         if len(content) < min(length, self.size - offset):
             raise STORE_UNAVAILABLE.error("a blob's file is shorter than it was")
@@ -91,7 +79,7 @@ class StagedFile:
 
     def append(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Add bytes at the end; after an error none of them count. It blocks."""
-        with _translated(BLOB_UPLOAD_UNKNOWN), self._turn:
+        with translated(BLOB_UPLOAD_UNKNOWN), self._turn:
             self._append(pieces)
 
     async def truncate(self, size: int) -> None:
@@ -119,7 +107,7 @@ class StagedFile:
         await self._do(self._discard)
 
     async def _do(self, step: Callable[[*_Args], None], *args: *_Args) -> None:
-        with _translated(BLOB_UPLOAD_UNKNOWN):
+        with translated(BLOB_UPLOAD_UNKNOWN):
             await work.disk(self._in_turn, step, *args)
 
     def _in_turn(self, step: Callable[[*_Args], None], *args: *_Args) -> None:
@@ -203,13 +191,12 @@ class StagedFile:
         self._path.unlink(missing_ok=True)
 
 
-class FileStore:
+class FileStore(Upkeep):
     """The store in a folder of a local file system."""
 
     def __init__(self, root: Path) -> None:
-        self._blobs = root / "blobs"
+        super().__init__(root)
         self._uploads = root / "uploads"
-        self._quarantine = root / "quarantine"
 
     def prepare(self) -> None:
         """Make the folders that are not there yet; raises OSError. Runs before the loop starts."""
@@ -225,33 +212,29 @@ class FileStore:
         sync_folder(self._blobs)
         sync_folder(self._blobs.parent)
 
-    def path(self, digest: Digest) -> Path:
-        """Where a blob's file is, or would be."""
-        return self._blobs / digest.algorithm / digest.hex[:2] / digest.hex
-
     async def stage(self, session_id: str, algorithm: str) -> StagedFile:
         """Begin a blob: an empty staged file of that name."""
         new_hasher(algorithm)
         path = self._uploads / session_id
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             await work.disk(_create, path)
         return StagedFile(self, path, algorithm, 0)
 
     async def resume(self, session_id: str, algorithm: str) -> StagedFile:
         """Take up a blob that was begun before a restart; raises BLOB_UPLOAD_UNKNOWN."""
         path = self._uploads / session_id
-        with _translated(BLOB_UPLOAD_UNKNOWN):
+        with translated(BLOB_UPLOAD_UNKNOWN):
             size = (await work.disk(path.stat)).st_size
         return StagedFile(self, path, algorithm, size)
 
     async def staged(self) -> dict[str, float]:
         """List what is on its way in: session id → time of its last byte, seconds since 1970."""
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             return await work.disk(self._staged)
 
     async def discard(self, session_id: str) -> None:
         """Remove a staged blob that nobody holds open."""
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             await work.disk(self._discard, session_id)
 
     async def put(self, digest: Digest, content: bytes) -> None:
@@ -268,24 +251,24 @@ class FileStore:
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[FileRegion]:
         """Open a blob for reading; raises BLOB_UNKNOWN."""
-        with _translated(BLOB_UNKNOWN):
+        with translated(BLOB_UNKNOWN):
             file = await work.disk(FileIO, self.path(digest))
         with file:
             yield FileRegion(file)
 
     async def put_away(self, digests: Sequence[Digest]) -> None:
         """Move blobs into quarantine, those that are not there already, or nowhere."""
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             await work.disk(self._put_away, digests)
 
     async def bring_back(self, digests: Sequence[Digest]) -> None:
         """Move blobs out of quarantine, those that are there; durable on return."""
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             await work.disk(self._bring_back, digests)
 
     async def purge(self, digests: Sequence[Digest]) -> None:
         """Remove blobs from quarantine, those that are there."""
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             await work.disk(self._purge, digests)
 
     def room(self) -> tuple[int, int] | None:
@@ -293,18 +276,15 @@ class FileStore:
 
         It blocks.
         """
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             state = os.statvfs(self._uploads)
         return state.f_bavail * state.f_frsize, state.f_blocks * state.f_frsize
 
     async def check_writable(self) -> None:
         """Write and remove a small file; raises STORE_FULL or STORE_UNAVAILABLE."""
         probe = self._uploads / f"put-{token_hex(16)}"
-        with _translated(STORE_UNAVAILABLE):
+        with translated(STORE_UNAVAILABLE):
             await work.disk(_probe, probe)
-
-    def _away(self, digest: Digest) -> Path:
-        return self._quarantine / f"{digest.algorithm}-{digest.hex}"
 
     def _put_away(self, digests: Sequence[Digest]) -> None:
         for digest in digests:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from appliance.oci.damage import Found, Inspection, Pace
 from appliance.oci.digest import Digest, new_hasher
 from appliance.oci.errors import BLOB_UNKNOWN, BLOB_UPLOAD_UNKNOWN
 
@@ -23,6 +24,19 @@ class MemoryRegion:
         """Return `length` bytes from `offset`."""
         await trio.lowlevel.checkpoint()
         return self._content[offset : offset + length]
+
+
+class _Mark:
+    """Tells one content from others that are equal to it."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Mark) and self._content is other._content
+
+    def __hash__(self) -> int:
+        return id(self._content)
 
 
 class StagedMemory:
@@ -83,6 +97,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.blobs: dict[Digest, bytes] = {}
         self.away: dict[Digest, bytes] = {}
+        self.aside: dict[Digest, tuple[bytes, float]] = {}
         self.arriving: dict[str, bytearray] = {}
         self.touched: dict[str, float] = {}
 
@@ -149,6 +164,59 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         for digest in digests:
             self.away.pop(digest, None)
+
+    async def inspect(
+        self, digest: Digest, pace: Pace, *, in_quarantine: bool = False
+    ) -> Inspection:
+        """Compute the digest of a blob's bytes."""
+        await trio.lowlevel.checkpoint()
+        content = (self.away if in_quarantine else self.blobs).get(digest)
+        if content is None:
+            return Inspection(None)
+        await pace(len(content))
+        return Inspection(len(content), Digest.of(content, digest.algorithm), "", _Mark(content))
+
+    async def measure(self, digest: Digest) -> int | None:
+        """Return how many bytes there are of a blob; None where it is not there."""
+        await trio.lowlevel.checkpoint()
+        content = self.blobs.get(digest)
+        return None if content is None else len(content)
+
+    async def set_aside(self, digest: Digest, mark: object, *, in_quarantine: bool = False) -> bool:
+        """Move a blob whose bytes are not right to where nothing brings them back from."""
+        await trio.lowlevel.checkpoint()
+        blobs = self.away if in_quarantine else self.blobs
+        content = blobs.get(digest)
+        if content is None or _Mark(content) != mark:
+            return False
+        self.aside[digest] = (blobs.pop(digest), time.time())
+        return True
+
+    async def drop_set_aside(self, before: float) -> int:
+        """Remove what was set aside before a moment, in seconds since 1970; return its bytes."""
+        await trio.lowlevel.checkpoint()
+        old = [digest for digest, (_, since) in self.aside.items() if since <= before]
+        return sum(len(self.aside.pop(digest)[0]) for digest in old)
+
+    async def is_empty(self) -> bool:
+        """Tell whether there is no blob at all."""
+        await trio.lowlevel.checkpoint()
+        return not self.blobs
+
+    async def shelves(self) -> list[str]:
+        """There is but one."""
+        await trio.lowlevel.checkpoint()
+        return ["memory"]
+
+    async def shelf(self, name: str) -> list[Found]:
+        """List all that is here; nobody knows since when."""
+        await trio.lowlevel.checkpoint()
+        return [Found(str(one), one, len(content), 0.0) for one, content in self.blobs.items()]
+
+    async def quarantine(self) -> list[Found]:
+        """List what is in quarantine, but for what was set aside."""
+        await trio.lowlevel.checkpoint()
+        return [Found(str(one), one, len(content), 0.0) for one, content in self.away.items()]
 
     def room(self) -> tuple[int, int] | None:
         """Nothing bounds it here."""

@@ -15,6 +15,7 @@ from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
+from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
 from appliance.protocol.routes import Action
@@ -163,7 +164,11 @@ def open_registry(
     database = Database.open(folder / "catalogue.sqlite3")
     catalogue = Catalogue(database)
     registry = UseCases(
-        store=store, records=catalogue, garbage=Garbage(database), past=Past(database)
+        store=store,
+        records=catalogue,
+        garbage=Garbage(database),
+        past=Past(database),
+        inspection=Inspection(database),
     )
     application = Application(
         registry=registry,

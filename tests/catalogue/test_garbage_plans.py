@@ -87,6 +87,7 @@ async def test_what_is_idle_is_found_through_indexes_of_what_is_idle(database: D
             assert "B-TREE" not in step, statement
             # An index of nothing but garbage may be read from its beginning.
             scanned = step.startswith("SCAN") and not step.endswith("INDEX blob_idle")
+            scanned = scanned and "json_each" not in step  # a batch that was handed over
             assert not scanned, (statement, step)
 
 

@@ -147,17 +147,27 @@ def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
 def test_these_are_the_commands() -> None:
     assert sorted(" ".join(path) for path in commands(registry)) == [
         "",
+        "backup",
         "check",
+        "export",
+        "export oci",
         "gc",
+        "history",
+        "import",
+        "import oci",
         "info",
         "ls",
+        "rebuild",
+        "restore",
         "rm",
         "serve",
+        "undelete",
         "user",
         "user add",
         "user list",
         "user passwd",
         "user remove",
+        "verify",
     ]
 
 

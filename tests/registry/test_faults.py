@@ -137,7 +137,7 @@ class World:
     async def served(self, digest: Digest) -> bytes:
         """Pull a blob."""
         size = await self.blobs.size(HERE, digest)
-        async with self.blobs.open(digest) as region:
+        async with self.blobs.open(digest, size) as region:
             return await region.read(0, size)
 
     def staged(self) -> list[Path]:

@@ -248,7 +248,7 @@ async def test_a_blob_can_be_deleted_once_no_manifest_needs_it(
         await blobs.size(HERE, Digest.of(CONFIG))
     assert caught.value.details == ({"digest": str(Digest.of(CONFIG))},)
     assert await blobs.size(THERE, Digest.of(CONFIG)) == len(CONFIG)
-    async with blobs.open(Digest.of(CONFIG)) as region:
+    async with blobs.open(Digest.of(CONFIG), len(CONFIG)) as region:
         assert region.size == len(CONFIG)
 
 

@@ -9,6 +9,7 @@ import trio
 
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
+from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
 from appliance.oci.digest import Digest
@@ -35,7 +36,11 @@ class Sent:
 async def registry(store: BlobStore, tmp_path: Path) -> AsyncIterator[Registry]:
     database = Database.open(tmp_path / "catalogue.sqlite3")
     found = Registry(
-        store=store, records=Catalogue(database), garbage=Garbage(database), past=Past(database)
+        store=store,
+        records=Catalogue(database),
+        garbage=Garbage(database),
+        past=Past(database),
+        inspection=Inspection(database),
     )
     found.space.keep_free(0)
     found.quotas.set([Quota("team", 10 * KIB), Quota("", 20 * KIB)])

@@ -126,3 +126,12 @@ async def test_who_leaves_while_it_looks_does_not_keep_others_from_looking(
         nursery.cancel_scope.cancel()
     assert await readiness.fault() is None
     assert watched.asked == 2
+
+
+async def test_damage_once_told_is_a_fault_for_good(
+    readiness: Readiness, watched: Watched, mock_clock: MockClock
+) -> None:
+    readiness.tell_damage("the catalogue is damaged.")
+    mock_clock.jump(100)
+    assert await readiness.fault() == "the catalogue is damaged."
+    assert watched.asked == 0

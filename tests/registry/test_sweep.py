@@ -98,7 +98,7 @@ class World:
         size = await found(self.blobs.size(repository, digest), BLOB_UNKNOWN)
         if size is None:
             return False
-        async with self.blobs.open(digest) as region:
+        async with self.blobs.open(digest, size) as region:
             assert Digest.of(await region.read(0, size), digest.algorithm) == digest
         return True
 

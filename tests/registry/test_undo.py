@@ -11,6 +11,7 @@ import trio
 
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
+from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
 from appliance.oci.digest import Digest
@@ -24,6 +25,8 @@ from appliance.oci.mediatypes import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from appliance.registry.ports import BlobStore, Sink
 from appliance.registry.registry import Registry
 from appliance.registry.sweep import SweepRules
+from appliance.storage.files import FileStore
+from appliance.storage.memory import MemoryStore
 from tests.refused import refused
 
 NAME, OTHER = "team/app", "team/other"
@@ -97,7 +100,7 @@ class World:
         for entry in [document["config"], *document["layers"]] if "config" in document else []:
             digest = Digest.parse(entry["digest"])
             assert await self.registry.blobs.size(NAME, digest) == entry["size"]
-            async with self.registry.blobs.open(digest) as region:
+            async with self.registry.blobs.open(digest, entry["size"]) as region:
                 assert Digest.of(await region.read(0, region.size)) == digest
 
 
@@ -116,7 +119,11 @@ async def world(store: BlobStore, tmp_path: Path) -> AsyncIterator[World]:
     database = Database.open(tmp_path / "catalogue.sqlite3")
     past = Past(database)
     registry = Registry(
-        store=store, records=Catalogue(database), garbage=Garbage(database), past=past
+        store=store,
+        records=Catalogue(database),
+        garbage=Garbage(database),
+        past=past,
+        inspection=Inspection(database),
     )
     registry.space.keep_free(0)
     yield World(registry, past)
@@ -295,6 +302,20 @@ async def test_what_has_left_the_disk_is_named_and_nothing_changes(world: World)
     assert await world.points_to("latest") is None
     await world.image(b"layer", "latest")
     await world.pulls("latest")
+
+
+async def test_a_file_that_is_gone_from_quarantine_before_its_row_is_missed(
+    world: World, store: FileStore | MemoryStore
+) -> None:
+    digest = await world.image(b"layer", "latest")
+    await world.delete(digest)
+    await world.sweep()
+    await store.purge([Digest.of(b"layer")])
+    with refused(MANIFEST_BLOB_UNKNOWN, "has left quarantine"):
+        await world.registry.undo.restore(NAME, "latest", None)
+    assert await world.points_to("latest") is None
+    with refused(BLOB_UNKNOWN):
+        await world.registry.blobs.size(NAME, Digest.of(CONFIG))
 
 
 async def test_a_damaged_blob_is_not_taken_for_one_that_is_here(world: World) -> None:

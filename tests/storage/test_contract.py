@@ -1,5 +1,6 @@
 """What every store promises, whatever it keeps blobs in (`appliance.registry.ports`)."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -370,6 +371,102 @@ async def test_what_the_reader_raises_passes_through(store: BlobStore) -> None:
     with pytest.raises(FileNotFoundError):
         async with store.open(Digest.of(CONTENT)):
             raise FileNotFoundError
+
+
+# --- looked after
+
+
+async def no_pace(size: int) -> None:
+    assert size > 0
+
+
+async def in_quarantine(store: BlobStore) -> set[Digest | None]:
+    return {found.digest for found in await store.quarantine()}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_all_bytes_of_a_blob_are_read_over(store: BlobStore, algorithm: str) -> None:
+    digest, other = Digest.of(CONTENT, algorithm), Digest.of(b"other", algorithm)
+    await store.put(digest, CONTENT)
+    await store.put(other, CONTENT)
+    for asked in (digest, other):
+        found = await store.inspect(asked, no_pace)
+        assert (found.size, found.computed, found.fault) == (len(CONTENT), digest, "")
+        assert await store.measure(asked) == len(CONTENT)
+    nothing = Digest.of(b"", algorithm)
+    missing = await store.inspect(nothing, no_pace)
+    assert (missing.size, missing.computed) == (None, None)
+    assert await store.measure(nothing) is None
+    await store.put_away((digest,))
+    assert (await store.inspect(digest, no_pace)).size is None
+    assert (await store.inspect(digest, no_pace, in_quarantine=True)).computed == digest
+
+
+async def test_whoever_is_told_of_what_was_read_may_hold_it_back(store: BlobStore) -> None:
+    told: list[int] = []
+
+    async def pace(size: int) -> None:
+        told.append(size)
+        await trio.lowlevel.checkpoint()
+
+    content = bytes(10 << 20)
+    await store.put(Digest.of(content), content)
+    await store.inspect(Digest.of(content), pace)
+    assert sum(told) == len(content)
+
+
+async def test_what_is_not_right_is_set_aside_for_good(store: BlobStore) -> None:
+    digest = Digest.of(CONTENT)
+    for away in (False, True):
+        await store.put(digest, b"rotten")
+        if away:
+            await store.put_away((digest,))
+        found = await store.inspect(digest, no_pace, in_quarantine=away)
+        assert await store.set_aside(digest, found.mark, in_quarantine=away)
+        assert not await store.set_aside(digest, found.mark, in_quarantine=away)
+        await store.bring_back((digest,))
+        await assert_unknown(store, digest)
+        assert await in_quarantine(store) == set()
+        await store.purge((digest,))
+    assert await store.drop_set_aside(0) == 0
+    assert await store.drop_set_aside(time.time() + 1) == len(b"rotten")
+    assert await store.drop_set_aside(time.time() + 1) == 0
+
+
+async def test_what_has_come_meanwhile_is_not_set_aside(store: BlobStore) -> None:
+    digest = Digest.of(CONTENT)
+    await store.put(digest, b"rotten")
+    found = await store.inspect(digest, no_pace)
+    await store.put(digest, bytes(CONTENT))
+    assert not await store.set_aside(digest, found.mark)
+    assert await content_of(store, digest) == CONTENT
+
+
+async def test_a_mark_outlives_the_way_to_quarantine_and_back(store: BlobStore) -> None:
+    digest = Digest.of(CONTENT)
+    await store.put(digest, CONTENT)
+    before = await store.inspect(digest, no_pace)
+    await store.put_away((digest,))
+    await store.bring_back((digest,))
+    assert (await store.inspect(digest, no_pace)).mark == before.mark
+    await store.put(digest, bytes(bytearray(CONTENT)))
+    assert (await store.inspect(digest, no_pace)).mark != before.mark
+
+
+async def test_all_that_is_there_is_listed(store: BlobStore) -> None:
+    assert await store.is_empty()
+    digests = {Digest.of(bytes([number]), "sha512") for number in range(10)}
+    digests |= {Digest.of(bytes([number])) for number in range(10)}
+    for digest in digests:
+        await store.put(digest, b"content")
+    assert not await store.is_empty()
+    found = [one for shelf in await store.shelves() for one in await store.shelf(shelf)]
+    assert {one.digest for one in found} == digests
+    assert len(found) == len(digests)
+    assert {(one.size, one.fault) for one in found} == {(7, "")}
+    await store.put_away(list(digests))
+    assert await in_quarantine(store) == digests
+    assert await store.is_empty()
 
 
 # --- at all times
