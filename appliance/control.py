@@ -64,12 +64,14 @@ class Operator:
     """The registry of some settings, as its operator may ask it; whether it runs or not.
 
     Used as a context, which keeps a registry that does not run open, and closed to others. Raises
-    ControlError, or SettingsError where the data folder cannot be opened.
+    ControlError, or SettingsError where the data folder cannot be opened; a catalogue that is
+    damaged is opened only for those who are to find out how.
     """
 
-    def __init__(self, settings: Settings, source: Path) -> None:
+    def __init__(self, settings: Settings, source: Path, *, even_damaged: bool = False) -> None:
         self._settings = settings
         self._source = source
+        self._even_damaged = even_damaged
         self._running: Note | None = None
         self._here: _Here | None = None
 
@@ -84,7 +86,7 @@ class Operator:
             raise ControlError(str(error)) from error
         if self._running is None:
             _check_there(self._settings.data)
-            self._here = _Here(self._settings, self._source)
+            self._here = _Here(self._settings, self._source, even_damaged=self._even_damaged)
         elif not self._running.control:
             raise ControlError(
                 f"process {self._running.pid} has {self._settings.data} and cannot be asked yet;"
@@ -330,11 +332,11 @@ class _Here:
     elsewhere in between.
     """
 
-    def __init__(self, settings: Settings, source: Path) -> None:
+    def __init__(self, settings: Settings, source: Path, *, even_damaged: bool) -> None:
         log.configure(settings.log.format, "warning")
         self._owner = settings.data.stat()
         with acting_as(self._owner):
-            self._folder = DataFolder(settings, source)
+            self._folder = DataFolder(settings, source, even_damaged=even_damaged)
             registry = make_registry(self._folder, settings)
             stopped_at = self._folder.lock.stopped_at
             if stopped_at:  # what clients were told last, they were told before that

@@ -41,10 +41,11 @@ def in_use(settings: Settings, note: Note | None) -> str:
 class DataFolder:
     """The data folder, locked: its blobs and its records.
 
-    Raises SettingsError. The database is closed before `release`, except where all ends anyway.
+    Raises SettingsError, also for a small catalogue that is damaged unless that is to be looked
+    through. The database is closed before `release`, except where all ends anyway.
     """
 
-    def __init__(self, settings: Settings, source: Path) -> None:
+    def __init__(self, settings: Settings, source: Path, *, even_damaged: bool = False) -> None:
         try:
             make_folder(settings.data, mode=0o700)
             self.lock = FolderLock(settings.data)
@@ -61,7 +62,7 @@ class DataFolder:
             self.store = FileStore(settings.data)
             self.store.prepare()
             self.database = Database.open(path)
-            damage = self.database.small_damage()
+            damage = None if even_damaged else self.database.small_damage()
             if damage is not None:
                 self.database.close()
                 self.lock.release()

@@ -55,7 +55,7 @@ def verify(
         asked["name"] = _name(name)
     asked |= {"repair": ""} if repair else {}
     asked |= {"anew": ""} if anew else {}
-    with shown() as report, Operator(settings, source) as operator:
+    with shown() as report, Operator(settings, source, even_damaged=True) as operator:
         if not operator.is_running:  # what would be logged is told here
             log.configure(settings.log.format, "critical")
         found = operator.operate("verify", asked, Verified, report=report)

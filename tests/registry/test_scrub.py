@@ -200,9 +200,11 @@ async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 def on_files(world: World) -> FileStore:
-    if not isinstance(world.store, FileStore):
-        pytest.skip("of files alone")
+    assert isinstance(world.store, FileStore)
     return world.store
+
+
+of_files = pytest.mark.parametrize("store", ["files"], indirect=True)
 
 
 # --- all is well
@@ -333,6 +335,7 @@ async def test_what_was_rotten_never_comes_back(world: World) -> None:
         await world.registry.undo.restore(NAME, "1", None)
 
 
+@of_files
 async def test_rotten_bytes_are_kept_for_a_while_and_leave_the_disk(
     world: World, on_files: FileStore
 ) -> None:
@@ -665,6 +668,7 @@ async def test_quarantine_and_its_records_are_brought_together(world: World) -> 
     await world.clean()
 
 
+@of_files
 async def test_what_does_not_belong_there_is_told_and_left_alone(
     world: World, on_files: FileStore
 ) -> None:
@@ -696,6 +700,7 @@ async def test_what_does_not_belong_there_is_told_and_left_alone(
 # --- a disk that fails
 
 
+@of_files
 async def test_a_blob_that_cannot_be_read_is_damaged(
     world: World, on_files: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -717,6 +722,7 @@ async def test_a_blob_that_cannot_be_read_is_damaged(
     await world.clean()
 
 
+@of_files
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
 async def test_where_nothing_can_be_read_nothing_is_taken_for_damaged(
     world: World, on_files: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
@@ -739,6 +745,7 @@ async def test_where_nothing_can_be_read_nothing_is_taken_for_damaged(
     await world.clean()
 
 
+@of_files
 @pytest.mark.parametrize("whole", [True, False], ids=["the folder", "what is in it"])
 async def test_a_disk_that_is_not_mounted_is_told_so(
     world: World, on_files: FileStore, whole: bool

@@ -233,12 +233,15 @@ def test_every_page_of_the_catalogue(tmp_path: Path) -> None:
         assert verified(registry)[-1].endswith("all is well.")
         registry.stop()
         content = path.read_bytes()
-        for page in range(0, pages, 3):
+        listed = 0
+        for page in range(pages):
             flip(path, page * _PAGE + CHANCE.randrange(100 if page == 0 else 0, _PAGE))
             ran = registry.command("verify")
-            assert ran.returncode in {1, 2}
+            assert ran.returncode in {1, 2}  # one that cannot even be opened is damaged
             assert "registry restore" in ran.stdout + ran.stderr
+            listed += f"changed on the disk: {page + 1};" in ran.stdout
             path.write_bytes(content)
+        assert listed > pages // 2
         registry.start()
         assert verified(registry)[-1].endswith("all is well.")
 
