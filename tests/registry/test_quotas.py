@@ -35,6 +35,7 @@ class Sent:
 @pytest.fixture
 async def registry(store: BlobStore, tmp_path: Path) -> AsyncIterator[Registry]:
     database = Database.open(tmp_path / "catalogue.sqlite3")
+    database._writer.execute("PRAGMA synchronous = OFF")  # what is durable is tested elsewhere
     found = Registry(
         store=store,
         records=Catalogue(database),

@@ -185,6 +185,7 @@ def only(verified: Verified) -> Finding:
 @pytest.fixture
 async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
     database = Database.open(tmp_path / "catalogue.sqlite3")
+    database._writer.execute("PRAGMA synchronous = OFF")  # what is durable is tested elsewhere
     registry = Registry(
         store=store,
         records=Catalogue(database),

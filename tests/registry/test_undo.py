@@ -117,6 +117,7 @@ def image(layer: bytes, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 async def world(store: BlobStore, tmp_path: Path) -> AsyncIterator[World]:
     database = Database.open(tmp_path / "catalogue.sqlite3")
+    database._writer.execute("PRAGMA synchronous = OFF")  # what is durable is tested elsewhere
     past = Past(database)
     registry = Registry(
         store=store,
