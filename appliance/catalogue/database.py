@@ -110,9 +110,7 @@ class Database:
             reader = _connect(path, any_thread=False)
             reader.execute("PRAGMA query_only = ON")
         except BaseException:
-            writer.close()
-            if seals is not None:
-                seals.close()
+            _close(writer, seals)
             raise
         return cls(path, writer, reader, seals)
 
@@ -250,13 +248,9 @@ class Database:
         self._queue.put(None)
         self._thread.join()
         self._reader.close()
-        try:
+        with suppress(OSError, sqlite3.Error):
             self._seals.carry_over(self._writer)
-        except (OSError, sqlite3.Error):
-            with suppress(OSError):
-                self._seals.forget()
-        self._writer.close()
-        self._seals.close()
+        _close(self._writer, self._seals)
 
     def _write_groups(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -290,6 +284,17 @@ class Database:
                 self._writer.execute("ROLLBACK")
             for job in group:
                 job.fail(error)
+
+
+def _close(writer: sqlite3.Connection, seals: Seals | None) -> None:
+    """Close what writes."""
+    if seals is None:
+        writer.close()
+        return
+    with suppress(OSError):
+        seals.leave()
+    writer.close()
+    seals.close()
 
 
 def _is_unwanted() -> bool:

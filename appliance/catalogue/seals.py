@@ -64,6 +64,7 @@ class Seals:
             sync_folder(sums.parent)
         self._salts = b""
         self._frames = 0
+        self._tried = 0
         self._journal: set[int] = set()
 
     def close(self) -> None:
@@ -76,15 +77,33 @@ class Seals:
     def forget(self) -> None:
         """Take no sum for known, as the database may change otherwise; raises OSError."""
         os.ftruncate(self._sums, 0)
+        os.fsync(self._sums)
 
     def is_time(self) -> bool:
-        """Tell whether the journal is long enough to be carried over; to be asked after commits."""
+        """Tell whether the journal is long enough to be carried over; to be asked after commits.
+
+        Where a reader holds that up, the journal has to grow as much again before the next attempt.
+        """
         self._look()
-        return self._frames >= CHECKPOINT_PAGES
+        return self._frames - self._tried >= CHECKPOINT_PAGES
+
+    def leave(self) -> None:
+        """Take leave before SQLite closes the database, which carries over what is left to be.
+
+        Raises OSError.
+        """
+        try:
+            self._look()
+            is_done = not self._journal
+        except OSError:
+            is_done = False
+        if not is_done:
+            self.forget()
 
     def carry_over(self, writer: sqlite3.Connection) -> None:
         """Make a checkpoint; raises sqlite3.Error and OSError."""
         self._look()
+        self._tried = self._frames
         pages = sorted(self._journal)
         if pages:
             # 1.
@@ -141,7 +160,7 @@ class Seals:
                 return
         header = os.pread(self._wal, _WAL_HEADER, 0)
         if header[_SALTS] != self._salts:  # it has begun anew
-            self._salts, self._frames = header[_SALTS], 0
+            self._salts, self._frames, self._tried = header[_SALTS], 0, 0
         if len(header) < _WAL_HEADER:
             return
         length = _FRAME_HEADER + int.from_bytes(header[8:12], "big")

@@ -1,5 +1,6 @@
 """Sums of pages: every flipped bit of the catalogue's file is noticed, and nothing else is."""
 
+import errno
 import os
 import random
 import shutil
@@ -213,3 +214,77 @@ def test_a_page_at_the_place_of_another_is_noticed(tmp_path: Path) -> None:
     finally:
         connection.close()
         seals.close()
+
+
+async def test_an_opening_that_fails_after_a_crash_raises_no_false_alarm_later(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await opened.write(50)
+    await opened.reopen()
+    await opened.database.write(lambda connection: connection.execute("DELETE FROM noise"))
+    crashed = tmp_path / "crashed"
+    shutil.copytree(tmp_path, crashed, ignore=shutil.ignore_patterns("crashed", "*-shm"))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Seals, "_note", fail)
+    with pytest.raises(OSError, match="No space left"):
+        Database.open(crashed / opened.path.name)
+    monkeypatch.undo()
+    again = Opened(crashed)
+    try:
+        assert await again.damaged() == []
+    finally:
+        await again.database.aclose()
+
+
+async def test_what_sqlite_carries_over_when_it_closes_raises_no_false_alarm(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await opened.write(50)
+    await opened.reopen()
+    await opened.write(1)
+    other = sqlite3.connect(opened.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN")
+    other.execute("SELECT count(*) FROM noise").fetchone()
+    await opened.database.write(lambda connection: connection.execute("DELETE FROM noise"))
+    carry_over = Seals.carry_over
+
+    def carrying(seals: Seals, writer: sqlite3.Connection) -> None:
+        try:
+            carry_over(seals, writer)
+        finally:
+            other.close()  # and SQLite makes a checkpoint when the last one closes
+
+    monkeypatch.setattr(Seals, "carry_over", carrying)
+    await opened.database.aclose()
+    monkeypatch.undo()
+    opened.database = Database.open(opened.path)
+    assert await opened.damaged() == []
+
+
+async def test_a_reader_that_holds_a_checkpoint_up_does_not_hold_writes_up(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await opened.write(10)
+    other = sqlite3.connect(opened.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN")
+    other.execute("SELECT count(*) FROM noise").fetchone()
+    attempts = 0
+    carry_over = Seals.carry_over
+
+    def carrying(seals: Seals, writer: sqlite3.Connection) -> None:
+        nonlocal attempts
+        attempts += 1
+        carry_over(seals, writer)
+
+    monkeypatch.setattr(Seals, "carry_over", carrying)
+    await opened.write(4 * CHECKPOINT_PAGES)
+    for _ in range(20):
+        await opened.write(1)
+    assert attempts == 1
+    await opened.write(4 * CHECKPOINT_PAGES)
+    await opened.write(1)  # the attempt comes after whoever waits has been told
+    assert attempts == 2
+    other.close()
