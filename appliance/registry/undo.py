@@ -68,7 +68,7 @@ class Undo:
                     f"nothing is known of a tag {tag} in {repository}", details=({"tag": tag},)
                 )
         async with self._sweep.hold():
-            plan = _Plan(self._store, self._records, repository)
+            plan = _Plan(self._store, self._records, self._locks, repository)
             await plan.add(digest, None)
             _check(digest, plan.missing)
             wanted = [*plan.blobs, *(pushed.digest for pushed in plan.manifests)]
@@ -112,9 +112,12 @@ def _check(digest: Digest, missing: Sequence[Digest]) -> None:
 class _Plan:
     """What has to come back, found from the top, listed so that what is referred to comes first."""
 
-    def __init__(self, store: BlobStore, records: PastRecords, repository: str) -> None:
+    def __init__(
+        self, store: BlobStore, records: PastRecords, locks: DigestLocks, repository: str
+    ) -> None:
         self._store = store
         self._records = records
+        self._locks = locks
         self._repository = repository
         self._seen: set[Digest] = set()
         self.blobs: dict[Digest, int] = {}
@@ -163,7 +166,7 @@ class _Plan:
     async def _add_referrers(self, subject: Digest, change: int, depth: int) -> None:
         """Plan the manifests about one that comes back, those of which everything is still here."""
         for digest in await self._records.removed_referrers(self._repository, subject, change):
-            other = _Plan(self._store, self._records, self._repository)
+            other = _Plan(self._store, self._records, self._locks, self._repository)
             other._seen |= self._seen
             await other.add(digest, None, depth + 1)
             if not other.missing:
@@ -181,7 +184,8 @@ class _Plan:
         """Return a manifest's bytes if they are right."""
         content = held.content
         if content is None:
-            await self._store.bring_back((digest,))
+            async with self._locks.hold((digest,)):
+                await self._store.bring_back((digest,))
             try:
                 async with self._store.open(digest) as region:
                     content = await region.read(0, region.size)
