@@ -285,22 +285,33 @@ def _ask_daemon(running: Note, request: _Request, take: _Take) -> tuple[int, Map
 def _exchange(
     connection: "_LocalConnection", running: Note, request: _Request, take: _Take
 ) -> tuple[int, Mapping[str, str]]:
+    headers = dict(request.headers)
+    if request.body is not None:
+        headers["Content-Length"] = str(_rest(request.body))
     try:
-        headers = dict(request.headers)
-        if request.body is not None:
-            headers["Content-Length"] = str(_rest(request.body))
-        connection.request(request.method, request.target, request.body, headers)
-        response = connection.getresponse()
-        while piece := response.read1(_PIECE):
+        with _explained(running):
+            connection.request(request.method, request.target, request.body, headers)
+            response = connection.getresponse()
+            piece = response.read1(_PIECE)
+        while piece:
             take(piece)
+            with _explained(running):
+                piece = response.read1(_PIECE)
         return response.status, {name.lower(): value for name, value in response.getheaders()}
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _explained(running: Note) -> Iterator[None]:
+    """Raise ControlError for what stands between this process and a daemon."""
+    try:
+        yield
     except (OSError, http.client.HTTPException) as error:
         raise ControlError(
             f"the registry (process {running.pid}) does not answer at {running.control}, perhaps"
             f" because it is stopping: {error}"
         ) from error
-    finally:
-        connection.close()
 
 
 def _rest(body: BinaryIO) -> int:

@@ -6,7 +6,7 @@ blobs/<algorithm>/<hex> everything they consist of
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -86,6 +86,17 @@ class Layout:
         except (OSError, msgspec.DecodeError) as error:
             raise LayoutError(f"{self.folder}/index.json cannot be read: {error}") from error
 
+    def check_names(self, names: Mapping[str, str]) -> None:
+        """Raise LayoutError where one of these tags has another image's whole name here."""
+        for other in self.entries():
+            tag = other.annotations.get(REF_NAME, "")
+            whole = other.annotations.get(CONTAINERD_NAME)
+            if whole is not None and names.get(tag, whole) != whole:
+                raise LayoutError(
+                    f"{self.folder} has {whole} under the tag {tag}, which {names[tag]} would"
+                    " replace; name another folder"
+                )
+
     def add(self, entry: Entry) -> None:
         """Add an entry, in the place of the one that has its name, or its digest and no name.
 
@@ -139,7 +150,7 @@ class Layout:
         """
         # 1. bytes durable under another name  2. name visible  3. name durable
         path = self.path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, mode=0o755)
         draft = path.with_name(f".{path.name}.{token_hex(8)}")
         try:
             with draft.open("xb") as file:

@@ -133,7 +133,7 @@ class OperatorApplication:
     async def _undelete(self, arguments: Arguments, report: Report) -> Restored:
         digest = Digest.parse(arguments["digest"]) if "digest" in arguments else None
         tag = arguments.get("tag", "")
-        return await self._registry.undo.restore(arguments["name"], tag, digest)
+        return await self._registry.undo.restore(arguments["name"], tag, digest, report)
 
     async def _snapshot(self, arguments: Arguments, report: Report) -> str:
         report(Progress("copying the catalogue", 0))

@@ -19,6 +19,7 @@ from appliance.protocol.paging import PAGE_MAX
 from appliance.registry.progress import Progress, Report
 
 _MANIFEST_TYPES = {"Accept": "*/*"}
+_DEPTH_MAX = 100  # manifests of which each refers to the next
 
 
 @dataclass(slots=True)
@@ -53,6 +54,8 @@ def export_images(
     source = _Source(operator, name)
     layout.create()
     tops = {tag: source.collect(tag) for tag in tags or source.tags()}
+    names = {tag: f"{name}:{tag}" for tag in tops}
+    layout.check_names(names)
     missing = {
         digest: size
         for digest, size in source.collected.blobs.items()
@@ -68,8 +71,8 @@ def export_images(
             with layout.writing(digest) as draft:
                 draft.take(content)
     for tag, top in tops.items():
-        layout.add(_entry(top, {REF_NAME: tag, CONTAINERD_NAME: f"{name}:{tag}"}))
-        moved.names.append(f"{name}:{tag}")
+        layout.add(_entry(top, {REF_NAME: tag, CONTAINERD_NAME: names[tag]}))
+        moved.names.append(names[tag])
     for attached in source.attached:
         layout.add(_entry(attached, {CONTAINERD_NAME: f"{name}@{attached.digest}"}))
     return moved
@@ -109,8 +112,10 @@ class _Source:
                 return
             last = found["tags"][-1]
 
-    def collect(self, reference: Digest | str) -> Descriptor:
+    def collect(self, reference: Digest | str, depth: int = 1) -> Descriptor:
         """Collect a manifest with all that it needs and all that is attached to it."""
+        if depth > _DEPTH_MAX:
+            raise ControlError(_too_deep(reference))
         if isinstance(reference, Digest) and reference in self.collected.manifests:
             return self.collected.manifests[reference][0]
         answer = self._operator.ask(
@@ -126,11 +131,11 @@ class _Source:
         manifest = parse_manifest(answer.body, descriptor.media_type)
         for child in manifest.manifests:
             if self._is_here(child.digest):  # an index need not have all that it lists
-                self.collect(child.digest)
+                self.collect(child.digest, depth + 1)
         self.collected.add(descriptor, answer.body, manifest)
         for digest in self._referrers(descriptor.digest):
             if digest not in self.collected.manifests:
-                self.attached.append(self.collect(digest))
+                self.attached.append(self.collect(digest, depth + 1))
         return descriptor
 
     def _is_here(self, digest: Digest) -> bool:
@@ -200,18 +205,23 @@ class _Target:
             self._report(Progress("importing", self._moved.size, unit="bytes"))
         for digest, (descriptor, _) in collected.manifests.items():
             is_top = str(digest) == entry.digest
-            reference = tag if is_top and tag else str(digest)
+            # Not by the tag alone: its digest may be of another algorithm than the usual one.
+            tagged = f"?{urlencode({'tag': tag})}" if is_top and tag else ""
             with self._layout.open(digest) as file:
                 self._operator.ask(
                     "PUT",
-                    f"/v2/{self._name}/manifests/{reference}",
+                    f"/v2/{self._name}/manifests/{digest}{tagged}",
                     file,
                     {"Content-Type": descriptor.media_type},
                 ).document()
 
-    def _collect(self, digest: Digest, media_type: str, collected: _Collected) -> None:
+    def _collect(
+        self, digest: Digest, media_type: str, collected: _Collected, depth: int = 1
+    ) -> None:
         if digest in collected.manifests:
             return
+        if depth > _DEPTH_MAX:
+            raise LayoutError(_too_deep(digest))
         content = self._layout.read(digest, SIZE_MAX)
         try:
             manifest = parse_manifest(content, media_type)
@@ -219,7 +229,7 @@ class _Target:
             raise LayoutError(f"{self._layout.path(digest)}: {error.message}") from None
         for child in manifest.manifests:
             if self._layout.has(child.digest, child.size):  # what it lacks, the registry judges
-                self._collect(child.digest, child.media_type, collected)
+                self._collect(child.digest, child.media_type, collected, depth + 1)
         collected.add(Descriptor(media_type, digest, len(content)), content, manifest)
 
 
@@ -255,6 +265,10 @@ def _entry(descriptor: Descriptor, annotations: dict[str, str]) -> Entry:
         size=descriptor.size,
         annotations=annotations,
     )
+
+
+def _too_deep(reference: Digest | str) -> str:
+    return f"{reference}: more than {_DEPTH_MAX} manifests in a row refer to one another"
 
 
 def _next(answer: Answer) -> str | None:

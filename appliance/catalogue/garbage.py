@@ -132,10 +132,13 @@ class Garbage:
             )
             gone = connection.execute(
                 "DELETE FROM blob WHERE digest IN (SELECT value FROM json_each(?)) AND holders = 0"
-                " RETURNING digest, size",
+                " RETURNING digest, size, damaged",
                 (wanted,),
             ).fetchall()
-            return [IdleBlob(Digest.parse(digest), size) for digest, size in gone]
+            return [
+                IdleBlob(Digest.parse(digest), size, is_damaged=bool(damaged))
+                for digest, size, damaged in gone
+            ]
 
         return await self._database.write(writing)
 

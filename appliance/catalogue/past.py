@@ -78,7 +78,7 @@ class Past:
     async def removal(self, repository: str, digest: Digest) -> Removal | None:
         """Return how a manifest was removed the last time."""
         rows = self._database.read(
-            "SELECT id, media_type FROM history WHERE repository = ? AND digest = ? AND tag = ''"
+            "SELECT id, at, media_type FROM history WHERE repository = ? AND digest = ? AND tag = ''"
             " ORDER BY id DESC LIMIT 1",
             (repository, str(digest)),
         )
@@ -121,14 +121,19 @@ class Past:
 
         def writing(connection: sqlite3.Connection) -> None:
             owner = put_repository(connection, repository)
+            # Of what was pushed again meanwhile there still is a copy in quarantine.
+            connection.executemany(
+                "DELETE FROM quarantine WHERE digest = :digest AND NOT EXISTS"
+                " (SELECT 1 FROM blob WHERE digest = :digest AND damaged = 0)",
+                [
+                    {"digest": str(digest)}
+                    for digest in (*dict(blobs), *(one.digest for one in manifests))
+                ],
+            )
             for digest, size in blobs:
                 link(connection, owner, put_blob(connection, digest, size))
             for pushed in manifests:
                 write_manifest(connection, pushed)
-            connection.executemany(
-                "DELETE FROM quarantine WHERE digest = ?",
-                [(str(digest),) for digest in (*dict(blobs), *(one.digest for one in manifests))],
-            )
             if tag is not None:
                 name, digest = tag
                 found = connection.execute(

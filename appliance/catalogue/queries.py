@@ -85,6 +85,14 @@ class Queries:
         rows, _ = self._lookup(LINKED_WHOLE, repository, str(digest))
         return rows[0][1] if rows else None
 
+    async def has_blob(self, repository: str, digest: Digest) -> bool:
+        """Tell whether a blob counts as a repository's, be it damaged."""
+        return bool(self._lookup(LINKED, repository, str(digest))[0])
+
+    async def has_manifest(self, repository: str, digest: Digest) -> bool:
+        """Tell whether a manifest counts as a repository's, be it damaged."""
+        return bool(self._lookup(BY_DIGEST, repository, str(digest))[0])
+
     async def holders(self, digest: Digest, limit: int) -> list[str]:
         """List repositories that link a blob, those that have done so longest first."""
         rows = self._database.read(

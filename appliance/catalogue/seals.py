@@ -11,8 +11,11 @@ Checkpoints are made here and nowhere else:
     2. checkpoint, by SQLite, durable
     3. those pages are read back, and their sums noted
 
-A crash in between leaves sums that are not known, never wrong ones; `check` fills them in. The
-journal's layout is that of "The WAL File Format" in SQLite's file format; only the page numbers
+A crash in between leaves sums that are not known, never wrong ones; `check` fills them in. SQLite
+makes one more checkpoint when the database is closed and the journal still has something: no sum is
+known after that.
+
+The journal's layout is that of "The WAL File Format" in SQLite's file format; only the page numbers
 in it are read, and one too many does no harm.
 """
 

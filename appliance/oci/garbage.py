@@ -20,6 +20,7 @@ class IdleBlob:
 
     digest: Digest
     size: int
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

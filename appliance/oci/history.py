@@ -26,6 +26,8 @@ class Removal:
 
     change: int
     """Later ones have higher numbers."""
+    at: int
+    """When, in seconds since 1970."""
     media_type: str
 
 

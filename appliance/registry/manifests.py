@@ -159,10 +159,9 @@ class Manifests:
         await self._records.check_references(repository, manifest)
         named = tags if isinstance(reference, Digest) else (reference, *tags)
         await self._check_tags(repository, named, digest)
-        added = 0
         if await self._records.find_manifest(repository, digest) is None:
-            added = len(content)
-            await self._space.claim(added)
+            await self._space.claim(len(content))
+        added = 0 if await self._records.has_manifest(repository, digest) else len(content)
         await self._leases.secure(repository, digest)
         async with self._quotas.claim(repository, added), self._locks.hold((digest,)):
             await self._store.put(digest, content)

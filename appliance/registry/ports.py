@@ -173,6 +173,9 @@ class SessionRecords(Protocol):
     async def find_blob(self, repository: str, digest: Digest) -> int | None:
         """Return the size of a blob that the repository links."""
 
+    async def has_blob(self, repository: str, digest: Digest) -> bool:
+        """Tell whether a blob counts as a repository's, be it damaged."""
+
     async def mount(self, source: str, target: str, digest: Digest) -> bool:
         """Link a blob of one repository into another; False when the first does not link it."""
 
@@ -197,6 +200,9 @@ class ManifestRecords(Protocol):
         self, repository: str, reference: Digest | str
     ) -> StoredManifest | None:
         """Look a manifest up by digest or tag."""
+
+    async def has_manifest(self, repository: str, digest: Digest) -> bool:
+        """Tell whether a manifest counts as a repository's, be it damaged."""
 
     async def find_tags(self, repository: str, after: str, limit: int) -> list[str] | None:
         """List tags that sort after one; None when the repository has no manifest at all."""

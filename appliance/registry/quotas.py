@@ -47,7 +47,7 @@ class Quotas:
         for quota in self._quotas:
             if quota.covers(repository):
                 used = await self._records.size(quota.repositories) + self._coming[quota]
-                if used + size > quota.size:
+                if size and used + size > quota.size:
                     raise _reached(quota, used, size)
 
     @asynccontextmanager

@@ -30,6 +30,7 @@ from appliance import work
 from appliance.oci.damage import Finding, Held, Verified
 from appliance.oci.digest import Digest
 from appliance.oci.errors import BLOB_UNKNOWN, NAME_UNKNOWN, STORE_UNAVAILABLE, RegistryError
+from appliance.oci.manifest import SIZE_MAX
 from appliance.registry.damage import GONE, Damage, Doubt
 from appliance.registry.locks import DigestLocks
 from appliance.registry.pace import Pacer
@@ -114,14 +115,14 @@ class Scrub:
     async def run_by_itself(self, rules: ScrubRules) -> Verified | None:
         """Go on with the round that runs by itself; None where an operator's goes before it."""
         with trio.CancelScope() as scope:
-            async with self._turn:
-                self._background = scope
-                try:
+            self._background = scope  # also while it waits, lest an operator's waits behind it
+            try:
+                async with self._turn:
                     verified = await self._run(rules, unheard, "scrub", at_once=1)
                     self._last = time.time()
                     return verified
-                finally:
-                    self._background = None
+            finally:
+                self._background = None
         return None
 
     async def due(self, every: float) -> float:
@@ -296,13 +297,16 @@ class _Round:
         async with _plainly(), trio.open_nursery() as nursery:
             for _ in range(self.at_once):
                 nursery.start_soon(verify)
-        manifests = [
-            (held, content)
-            for held in right
-            if held.is_manifest and (content := await self._content(held)) is not None
-        ]
-        if manifests:
-            self._add(await self.records.derive(manifests, mending=self._acting))
+        manifests: list[tuple[Held, bytes]] = []
+        size = 0
+        for held in right:
+            content = await self._content(held) if held.is_manifest else None
+            if content is not None:
+                manifests.append((held, content))
+                size += len(content)
+            if size >= SIZE_MAX or (manifests and held is right[-1]):
+                self._add(await self.records.derive(manifests, mending=self._acting))
+                manifests, size = [], 0
 
     async def _verify(self, held: Held) -> bool:
         """Look at one blob; tell whether its bytes are right."""

@@ -117,7 +117,8 @@ class Sweep:
             async with self._locks.hold(blob.digest for blob in found):
                 # 1. record gone, noted as in quarantine  2. file moved there
                 gone = await self._records.put_away(found)
-                await self._store.put_away([blob.digest for blob in gone])
+                # What is left of a damaged one must not replace a copy that is there from before.
+                await self._store.put_away([blob.digest for blob in gone if not blob.is_damaged])
             if not gone:
                 return  # all of them have come to be needed, or somebody else is at work
             tally.blobs(gone)

@@ -4,18 +4,21 @@ A manifest comes back with everything it refers to, the manifests of an index in
 those about it (signatures, say) that were removed after it. Nothing is swept meanwhile:
 
     1. look for all of it in the records
-    2. files out of quarantine, durable
-    3. look whether they are all there
-    4. blobs, manifests and tag in one transaction
+    2. read over what is in quarantine: nobody has lately
+    3. files out of quarantine, durable
+    4. look whether they are all there
+    5. blobs, manifests and tag in one transaction
 
 What is missing ends it, and no client sees a change. It leaves files that are still noted as in
-quarantine, as a crash before 4 does; a sweep puts them back there.
+quarantine, as a crash before 5 does; a sweep puts them back there. An index does without an image
+that is missing where it did so before it was removed itself.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from appliance import work
+from appliance.oci.descriptor import Descriptor
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
@@ -23,10 +26,13 @@ from appliance.oci.errors import (
     MANIFEST_UNKNOWN,
     RegistryError,
 )
-from appliance.oci.history import Change, Holding, Restored
+from appliance.oci.history import Change, Holding, Removal, Restored
 from appliance.oci.manifest import PushedManifest, parse_manifest
+from appliance.registry.damage import unpaced
 from appliance.registry.locks import DigestLocks
+from appliance.registry.pace import Pacer
 from appliance.registry.ports import BlobStore, PastRecords
+from appliance.registry.progress import Report, unheard
 from appliance.registry.sweep import Sweep
 
 _DEPTH_MAX = 8  # indexes within indexes
@@ -54,7 +60,9 @@ class Undo:
         """List the latest changes of a repository or of one of its tags, the last one first."""
         return await self._records.changes(repository, tag, limit)
 
-    async def restore(self, repository: str, tag: str, digest: Digest | None) -> Restored:
+    async def restore(
+        self, repository: str, tag: str, digest: Digest | None, report: Report = unheard
+    ) -> Restored:
         """Bring back a manifest, and have a tag point to it unless that is empty.
 
         Without a digest it is the manifest to which the tag pointed last. Raises MANIFEST_UNKNOWN
@@ -71,13 +79,17 @@ class Undo:
             plan = _Plan(self._store, self._records, self._locks, repository)
             await plan.add(digest, None)
             _check(digest, plan.missing)
+            await self._verify(digest, plan, report)
             wanted = [*plan.blobs, *(pushed.digest for pushed in plan.manifests)]
             async with self._locks.hold(wanted):
+                for one in plan.away:
+                    await self._clear(one)
                 await self._store.bring_back(wanted)
-                _check(digest, [one for one in plan.blobs if not await self._is_there(one)])
+                blobs = plan.blobs.items()
+                _check(digest, [one for one, size in blobs if not await self._is_there(one, size)])
                 await self._records.restore(
                     repository,
-                    blobs=list(plan.blobs.items()),
+                    blobs=list(blobs),
                     manifests=plan.manifests,
                     tag=(tag, digest) if tag else None,
                     is_fixed=lambda name: self._is_fixed(repository, name),
@@ -89,11 +101,32 @@ class Undo:
             size=sum(plan.blobs.values()) + sum(len(one.content) for one in plan.manifests),
         )
 
-    async def _is_there(self, digest: Digest) -> bool:
+    async def _verify(self, digest: Digest, plan: "_Plan", report: Report) -> None:
+        """Raise MANIFEST_BLOB_UNKNOWN where the bytes of a blob in quarantine are not right."""
+        pace = Pacer(0, report)
+        pace.total = sum(plan.blobs[one] for one in plan.away)
+        for one in plan.away:
+            found = await self._store.inspect(one, pace, in_quarantine=True)
+            if found.size is None:  # a crash came before it was moved there
+                found = await self._store.inspect(one, pace)
+            if found.size is not None and found.computed != one:
+                raise MANIFEST_BLOB_UNKNOWN.error(
+                    f"{digest} cannot be brought back: the bytes of {one} are not right any more",
+                    details=({"digest": str(one)},),
+                )
+
+    async def _clear(self, digest: Digest) -> None:
+        """Set aside what would keep a blob from coming back: what is left of a damaged one."""
+        if await self._store.measure(digest) is not None:
+            found = await self._store.inspect(digest, unpaced)
+            if found.computed != digest:
+                await self._store.set_aside(digest, found.mark)
+
+    async def _is_there(self, digest: Digest, size: int) -> bool:
         """Tell whether a blob's file is here; a crash may have come before its row was gone."""
         try:
-            async with self._store.open(digest):
-                return True
+            async with self._store.open(digest) as region:
+                return region.size == size
         except RegistryError as error:
             if error.row is not BLOB_UNKNOWN:
                 raise
@@ -119,23 +152,25 @@ class _Plan:
         self._records = records
         self._locks = locks
         self._repository = repository
-        self._seen: set[Digest] = set()
+        self.seen: set[Digest] = set()
         self.blobs: dict[Digest, int] = {}
+        self.away: set[Digest] = set()
+        """Those of the blobs that are in quarantine."""
         self.manifests: list[PushedManifest] = []
         self.missing: list[Digest] = []
 
     async def add(self, digest: Digest, media_type: str | None, depth: int = 0) -> None:
         """Plan a manifest with all that it needs; its media type is known from whoever lists it."""
-        if digest in self._seen:
+        if digest in self.seen:
             return
-        self._seen.add(digest)
+        self.seen.add(digest)
         held = await self._records.holding(self._repository, digest, as_manifest=True)
         if held is not None and held.is_linked:
             return
         removal = await self._records.removal(self._repository, digest)
         if removal is None and depth == 0:
             raise MANIFEST_UNKNOWN.error(
-                f"{digest} has never been a manifest of {self._repository}, or it is forgotten",
+                f"nothing is known of a removal of {digest} from {self._repository}",
                 details=({"digest": str(digest)},),
             )
         content = await self._content(digest, held) if held is not None else None
@@ -145,13 +180,11 @@ class _Plan:
         manifest = parse_manifest(content, removal.media_type if removal else media_type)
         for blob in manifest.blobs:
             await self._add_blob(blob.digest)
-        never_here = set()
+        absent = set()
         for entry in manifest.manifests:
-            if await self._is_known(entry.digest):
-                await self.add(entry.digest, entry.media_type, depth + 1)
-            else:
-                never_here.add(entry.digest)
-        manifest = replace(manifest, optional=frozenset(never_here))
+            if not await self._add_listed(entry, removal, depth):
+                absent.add(entry.digest)
+        manifest = replace(manifest, optional=frozenset(absent))
         self.manifests.append(PushedManifest(self._repository, digest, content, manifest))
         if removal is not None:
             await self._add_referrers(digest, removal.change, depth)
@@ -162,23 +195,44 @@ class _Plan:
             self.missing.append(digest)
         elif not held.is_linked:
             self.blobs[digest] = held.size
+            if held.is_away:
+                self.away.add(digest)
+
+    async def _add_listed(self, entry: Descriptor, removal: Removal | None, depth: int) -> bool:
+        """Plan a manifest that an index lists; False where the index did without it."""
+        held = await self._records.holding(self._repository, entry.digest, as_manifest=True)
+        if held is not None and held.is_linked:
+            return True
+        own = await self._records.removal(self._repository, entry.digest)
+        if own is None:
+            return False
+        other = self._branch()
+        await other.add(entry.digest, entry.media_type, depth + 1)
+        if other.missing and removal is not None and own.at < removal.at:
+            return False
+        self._join(other)
+        return True
 
     async def _add_referrers(self, subject: Digest, change: int, depth: int) -> None:
         """Plan the manifests about one that comes back, those of which everything is still here."""
         for digest in await self._records.removed_referrers(self._repository, subject, change):
-            other = _Plan(self._store, self._records, self._locks, self._repository)
-            other._seen |= self._seen
+            other = self._branch()
             await other.add(digest, None, depth + 1)
             if not other.missing:
-                self._seen |= other._seen
-                self.blobs |= other.blobs
-                self.manifests += other.manifests
+                self._join(other)
 
-    async def _is_known(self, digest: Digest) -> bool:
-        held = await self._records.holding(self._repository, digest, as_manifest=True)
-        if held is not None and held.is_linked:
-            return True
-        return await self._records.removal(self._repository, digest) is not None
+    def _branch(self) -> "_Plan":
+        """Begin a plan of what may come back with the rest."""
+        other = _Plan(self._store, self._records, self._locks, self._repository)
+        other.seen |= self.seen
+        return other
+
+    def _join(self, other: "_Plan") -> None:
+        self.seen |= other.seen
+        self.blobs |= other.blobs
+        self.away |= other.away
+        self.manifests += other.manifests
+        self.missing += other.missing
 
     async def _content(self, digest: Digest, held: Holding) -> bytes | None:
         """Return a manifest's bytes if they are right."""

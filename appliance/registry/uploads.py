@@ -110,7 +110,7 @@ class Uploads:
 
     async def _added(self, repository: str, digest: Digest, size: int) -> int:
         """Return what a blob of that size adds to a repository, which may have it already."""
-        return size if await self._records.find_blob(repository, digest) is None else 0
+        return 0 if await self._records.has_blob(repository, digest) else size
 
     async def holders(self, digest: Digest) -> list[str]:
         """List repositories that a blob could be mounted from, some of them if they are many."""

@@ -23,8 +23,15 @@ _STEP = 4 << 20
 _DAMAGED = "damaged-"
 
 # Failures to read that are this file's own; any other is the whole machine's.
-_OWN_FAULTS = {errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENODATA} | {
+_NOT_EVEN_MOVED = {errno.EIO} | {
     number for name in ("EBADMSG", "EUCLEAN", "EILSEQ") if (number := getattr(errno, name, None))
+}
+_OWN_FAULTS = _NOT_EVEN_MOVED | {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENODATA,
 }
 
 
@@ -122,7 +129,12 @@ class Upkeep:
         if mark is None or _mark(path) != mark:
             return False
         target = self._quarantine / f"{_DAMAGED}{digest.algorithm}-{digest.hex}"
-        path.rename(target)
+        try:
+            path.rename(target)
+        except OSError as error:
+            if error.errno not in _NOT_EVEN_MOVED:
+                raise
+            return True  # it stays, which nothing can be done about, and nobody can read it
         with suppress(OSError):  # it is kept from now on; without that it only goes earlier
             os.utime(target)
         return True
@@ -130,6 +142,8 @@ class Upkeep:
     def _drop_set_aside(self, before: float) -> int:
         dropped = 0
         for entry, state in _entries(self._quarantine):
+            if stat.S_ISDIR(state.st_mode):
+                continue  # in a blob's place once, and whatever is in it is not ours to remove
             if entry.name.startswith(_DAMAGED) and state.st_mtime <= before:
                 Path(entry.path).unlink(missing_ok=True)
                 dropped += state.st_size
@@ -211,6 +225,10 @@ def _mark(path: Path) -> object:
         return _mark_of(path.stat())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in _OWN_FAULTS:
+            raise
+        return error.errno  # of which there is nothing else to be known
 
 
 def _size(path: Path) -> int | None:
@@ -245,8 +263,13 @@ def _fault(state: os.stat_result, digest: Digest | None, prefix: str) -> str:
 
 
 def _entries(folder: Path) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """List a folder; what goes meanwhile is left out."""
+    """List a folder; what goes meanwhile, and what cannot be looked at, is left out."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):
-                yield entry, entry.stat(follow_symlinks=False)
+            try:
+                state = entry.stat(follow_symlinks=False)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) or error.errno in _OWN_FAULTS:
+                    continue
+                raise
+            yield entry, state

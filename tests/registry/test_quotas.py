@@ -119,3 +119,32 @@ async def test_two_pushes_do_not_both_take_the_last_of_the_room(registry: Regist
         for number in range(8):
             nursery.start_soon(attempt, number)
     assert Counter(outcomes) == {QUOTA_REACHED: 6, None: 2}
+
+
+async def test_what_is_damaged_is_pushed_again_where_there_is_no_more_room(
+    registry: Registry,
+) -> None:
+    size = 10 * KIB - len(INDEX)
+    content = b"a" * size
+    digest = Digest.of(content)
+    await registry.uploads.put("team/app", "alice", digest, Sent(content), content_length=size)
+    index, _ = await registry.manifests.put("team/app", "latest", INDEX, OCI_INDEX)
+    for one in (digest, index):
+        assert await registry.scrub._records.condemn(one)
+    await registry.uploads.put("team/app", "alice", digest, Sent(content), content_length=size)
+    await registry.manifests.put("team/app", "latest", INDEX, OCI_INDEX)
+    assert await registry.blobs.size("team/app", digest) == size
+    assert (await registry.manifests.find("team/app", "latest")).descriptor.digest == index
+
+
+async def test_a_quota_that_has_become_smaller_stands_against_more_alone(
+    registry: Registry,
+) -> None:
+    digest = await push(registry, "team/app", b"a", 6)
+    await registry.manifests.put("team/app", "latest", INDEX, OCI_INDEX)
+    registry.quotas.set([Quota("team", KIB)])
+    await registry.manifests.put("team/app", "again", INDEX, OCI_INDEX)
+    assert await registry.uploads.mount("team/app", "team/app", digest)
+    assert not await registry.uploads.mount("team/other", "team/app", digest)
+    with refused(QUOTA_REACHED):
+        await registry.uploads.mount("team/app", "team/other", digest)

@@ -6,7 +6,8 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
-from appliance.oci.damage import Finding, Verified
+from appliance.oci.damage import Finding, Held, Verified
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
@@ -30,6 +31,7 @@ from appliance.oci.errors import (
     NAME_UNKNOWN,
     STORE_UNAVAILABLE,
 )
+from appliance.oci.manifest import SIZE_MAX
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.registry import scrub
 from appliance.registry.ports import Sink
@@ -441,6 +443,26 @@ async def test_where_both_are_damaged_a_push_heals(world: World) -> None:
     await world.clean()
 
 
+async def test_few_large_manifests_are_in_memory_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.push(CONFIG)
+    for number in range(6):
+        await world.put(image(annotations={"big": f"{number}" * 1_500_000}))
+    records = world.registry.scrub._records
+    sizes = []
+    derive = records.derive
+
+    async def deriving(manifests: list[tuple[Held, bytes]], *, mending: bool) -> list[Finding]:
+        sizes.append(sum(len(content) for _, content in manifests))
+        return await derive(manifests, mending=mending)
+
+    monkeypatch.setattr(records, "derive", deriving)
+    await world.clean()
+    assert max(sizes) < 2 * SIZE_MAX
+    assert sum(sizes) > 6 * 1_500_000
+
+
 async def test_what_a_manifest_says_goes_before_what_is_recorded(world: World) -> None:
     await world.image(b"one", tag="1")
     subject = described(image(b"one"), OCI_MANIFEST)
@@ -723,6 +745,68 @@ async def test_a_blob_that_cannot_be_read_is_damaged(
     await world.clean()
 
 
+class _Unusable:
+    """An entry of a folder whose inode cannot be read."""
+
+    def __init__(self, entry: os.DirEntry[str]) -> None:
+        self.name, self.path = entry.name, entry.path
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+
+
+@of_files
+async def test_a_blob_whose_inode_is_damaged_is_damaged_and_stops_nothing(
+    world: World, on_files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.image(b"layer", b"other", tag="1")
+    broken = str(on_files.path(Digest.of(b"layer")))
+
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *rest: Any, **more: Any) -> Any:
+            if str(path) == broken:
+                raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+            return function(path, *rest, **more)
+
+        return call
+
+    scandir = os.scandir
+
+    @contextmanager
+    def scanning(folder: Path) -> Iterator[Iterator[os.DirEntry[str] | _Unusable]]:
+        with scandir(folder) as entries:
+            yield (_Unusable(one) if one.path == broken else one for one in entries)
+
+    for name in ("open", "stat", "rename"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    monkeypatch.setattr(os, "scandir", scanning)
+    assert "cannot be read" in only(await world.verify()).fault
+    assert await world.damaged() == {str(Digest.of(b"layer"))}
+    assert "cannot be read" in only(await world.verify()).fault
+    monkeypatch.undo()
+    await world.push(b"layer")
+    await world.clean()
+
+
+@of_files
+@pytest.mark.parametrize("kind", ["a folder", "a link to itself"])
+async def test_what_is_no_file_is_damaged_and_stops_no_sweep(
+    world: World, on_files: FileStore, kind: str
+) -> None:
+    await world.image(b"layer", b"other", tag="1")
+    path = on_files.path(Digest.of(b"layer"))
+    path.unlink()
+    if kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.name)
+    await world.verify()
+    assert await world.damaged() == {str(Digest.of(b"layer"))}
+    await world.push(b"layer")
+    await world.clean()
+    await world.registry.sweep.run(PURGE)
+
+
 @of_files
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
 async def test_where_nothing_can_be_read_nothing_is_taken_for_damaged(
@@ -930,6 +1014,26 @@ async def test_an_operator_s_goes_before_the_one_that_runs_by_itself(
     world.registry.scrub._last = 0.0  # as after a restart
     assert 90 < await world.registry.scrub.due(100) <= 100
     assert await world.registry.scrub.due(-1) == 0
+
+
+async def test_an_operator_s_goes_before_one_by_itself_that_waits_for_another_operator_s(
+    world: World,
+) -> None:
+    await world.image(b"a" * 1000, tag="1")
+    outcome: list[Verified | None] = []
+    turn = world.registry.scrub._turn
+
+    async def by_itself() -> None:
+        outcome.append(await world.registry.scrub.run_by_itself(ScrubRules()))
+
+    async with trio.open_nursery() as nursery:
+        await turn.acquire()
+        nursery.start_soon(by_itself)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(world.verify)
+        await wait_all_tasks_blocked()
+        turn.release()
+    assert outcome == [None]
 
 
 async def test_it_reads_no_faster_than_it_may(

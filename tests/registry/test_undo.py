@@ -335,6 +335,80 @@ async def test_a_damaged_blob_is_not_taken_for_one_that_is_here(world: World) ->
     await world.pulls("latest")
 
 
+async def test_what_rots_in_quarantine_does_not_come_back(
+    world: World, store: FileStore | MemoryStore
+) -> None:
+    digest, layer = await world.image(b"layer", "latest"), Digest.of(b"layer")
+    await world.delete(digest)
+    await world.sweep()
+    if isinstance(store, MemoryStore):
+        store.away[layer] = b"Layer"
+    else:
+        path = store._away(layer)
+        path.chmod(0o600)
+        path.write_bytes(b"Layer")
+    with refused(MANIFEST_BLOB_UNKNOWN, f"the bytes of {layer} are not right any more"):
+        await world.registry.undo.restore(NAME, "latest", None)
+    assert await world.points_to("latest") is None
+    await world.push(b"layer")  # whoever has it pushes it again
+    await world.registry.undo.restore(NAME, "latest", None)
+    await world.pulls("latest")
+
+
+@pytest.mark.parametrize("swept", [False, True])
+async def test_a_damaged_blob_is_not_healed_by_what_lies_in_its_place(
+    world: World, store: FileStore | MemoryStore, swept: bool
+) -> None:
+    digest, layer = await world.image(b"layer", "latest"), Digest.of(b"layer")
+    await world.delete(digest)
+    await world.sweep()
+    await world.image(b"layer", "again")  # which leaves a copy in quarantine
+    await world.delete("again")
+    await world.delete(digest)
+    if isinstance(store, MemoryStore):
+        store.blobs[layer] = b"lay"
+    else:
+        store.path(layer).unlink()
+        store.path(layer).write_bytes(b"lay")
+    await world.registry.scrub._records.condemn(layer)
+    if swept:
+        await world.sweep()
+    await world.registry.undo.restore(NAME, "latest", digest)
+    await world.pulls("latest")
+
+
+async def test_nothing_comes_back_while_a_push_of_it_is_under_way(
+    world: World, store: FileStore | MemoryStore
+) -> None:
+    digest = await world.image(b"layer", "latest")
+    await world.delete(digest)
+    await world.sweep()
+    async with trio.open_nursery() as nursery, world.registry.undo._locks.hold([digest]):
+        nursery.start_soon(world.registry.undo.restore, NAME, "latest", None)
+        await trio.sleep(0.1)
+        assert await store.measure(digest) is None
+    await world.pulls("latest")
+
+
+async def test_an_index_comes_back_without_what_it_did_without(world: World) -> None:
+    images = [await world.image(b"amd64"), await world.image(b"arm64")]
+    entries = [
+        described(json.dumps(image(layer)).encode(), OCI_MANIFEST) for layer in (b"amd64", b"arm64")
+    ]
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    top = await world.put(index, "latest")
+    await world.delete(images[1])
+    await world.sweep()
+    await world.sweep(PURGE)
+    await trio.sleep(1.1)  # history counts seconds
+    await world.delete(top)
+    await world.registry.undo.restore(NAME, "latest", None)
+    assert await world.points_to("latest") == top
+    await world.pulls(images[0])
+    with refused(MANIFEST_UNKNOWN):
+        await world.registry.manifests.find(NAME, images[1])
+
+
 async def test_what_was_never_here_is_refused(world: World) -> None:
     digest = await world.image(b"layer", "latest")
     with refused(MANIFEST_UNKNOWN):
@@ -358,6 +432,20 @@ async def test_a_push_of_the_same_meanwhile_does_no_harm(world: World) -> None:
         nursery.start_soon(world.registry.undo.restore, NAME, "latest", None)
     assert await world.points_to("latest") == await world.points_to("pushed") == digest
     await world.sweep(PURGE)
+    await world.pulls("latest")
+
+
+async def test_a_copy_that_stays_in_quarantine_is_not_forgotten_there(
+    world: World, store: FileStore | MemoryStore
+) -> None:
+    digest = await world.image(b"layer", "latest")
+    await world.delete(digest)
+    await world.sweep()
+    content = b"layer"
+    await world.registry.uploads.put(OTHER, "alice", Digest.of(content), Sent(content))
+    await world.registry.undo.restore(NAME, "latest", None)
+    await world.sweep(PURGE)
+    assert await store.quarantine() == []
     await world.pulls("latest")
 
 

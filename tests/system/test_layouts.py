@@ -1,11 +1,15 @@
 """`registry export oci` and `registry import oci`: images as files, which other tools read and write."""
 
+import errno
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from appliance.control import Operator
+from appliance.settings import load
 from tests.system import images
 from tests.system.daemon import Daemon, running
 from tests.system.tools import run
@@ -131,6 +135,22 @@ def test_a_layout_grows_and_nothing_is_brought_over_twice(registry: Daemon, tmp_
     assert again[-1] == "0 blobs of 0 B were brought over."
 
 
+def test_an_image_of_another_repository_is_not_replaced_by_one_of_the_same_tag(
+    registry: Daemon, tmp_path: Path
+) -> None:
+    client, folder = registry.client(), tmp_path / "layout"
+    for name in ("one", "two"):
+        layout = images.layout_of(tmp_path / name, [images.noise(1 << 10, name)])
+        client.push_layout(name, "latest", layout)
+    told(registry, "export", "oci", "one", folder)
+    before = (folder / "index.json").read_bytes()
+    assert f"{folder} has one:latest under the tag latest" in sentence(
+        registry, "export", "oci", "two", folder
+    )
+    assert (folder / "index.json").read_bytes() == before
+    told(registry, "export", "oci", "one", folder)
+
+
 def test_what_is_wrong_is_told_in_a_sentence_and_leaves_nothing(
     registry: Daemon, tmp_path: Path
 ) -> None:
@@ -154,3 +174,57 @@ def test_what_is_wrong_is_told_in_a_sentence_and_leaves_nothing(
     layer.unlink()
     assert "lacks sha256:" in sentence(registry, "import", "oci", folder, "app:1")
     assert registry.client().request("GET", "/v2/app/tags/list").status == 404
+
+
+def test_a_disk_that_is_full_is_not_taken_for_a_registry_that_does_not_answer(
+    registry: Daemon,
+) -> None:
+    digest = registry.client().push_blob("app", images.noise(1 << 16, "layer"))
+
+    def take(_: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = registry.settings
+    with (
+        Operator(load(source, {}), source) as operator,
+        pytest.raises(OSError, match="No space left on device"),
+    ):
+        operator.fetch(f"/v2/app/blobs/{digest}", take)
+
+
+def test_indexes_within_indexes_without_end_are_refused_in_a_sentence(
+    registry: Daemon, tmp_path: Path
+) -> None:
+    kind = "application/vnd.oci.image.index.v1+json"
+    folder = tmp_path / "layout"
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    content, entries = b"", list[dict[str, object]]()
+    client = registry.client()
+    for _ in range(120):
+        document = {"schemaVersion": 2, "mediaType": kind, "manifests": entries}
+        content = json.dumps(document).encode()
+        digest = digest_of(content)
+        (blobs / digest.removeprefix("sha256:")).write_bytes(content)
+        client.put_manifest("deep", digest, content).expect(201)
+        entries = [{"mediaType": kind, "digest": digest, "size": len(content)}]
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    assert "in a row" in sentence(registry, "import", "oci", folder, "app:1")
+    client.put_manifest("deep", "latest", content).expect(201)
+    assert "in a row" in sentence(registry, "export", "oci", "deep", tmp_path / "out")
+
+
+def test_an_image_of_another_algorithm_keeps_its_digest(registry: Daemon, tmp_path: Path) -> None:
+    kind = "application/vnd.oci.image.index.v1+json"
+    content = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": []}).encode()
+    digest = f"sha512:{hashlib.sha512(content).hexdigest()}"
+    folder = tmp_path / "layout"
+    (folder / "blobs" / "sha512").mkdir(parents=True)
+    (folder / "blobs" / "sha512" / digest.removeprefix("sha512:")).write_bytes(content)
+    entries = [{"mediaType": kind, "digest": digest, "size": len(content)}]
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    told(registry, "import", "oci", folder, "app:1")
+    found = registry.client().request("HEAD", "/v2/app/manifests/1")
+    assert found.headers["docker-content-digest"] == digest
