@@ -192,7 +192,10 @@ class Seals:
 
 def changed(page: int) -> str:
     """Say that a page has changed by itself."""
-    return f"page {page} is not what was written"
+    return (
+        f"page {page} is not what was written; where somebody has put that file there, catalogue.sums"
+        " beside it has to go"
+    )
 
 
 def _sum(content: bytes, page: int) -> int:

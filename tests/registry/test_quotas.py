@@ -15,21 +15,14 @@ from appliance.catalogue.records import Catalogue
 from appliance.oci.digest import Digest
 from appliance.oci.errors import QUOTA_REACHED, ErrorRow, RegistryError
 from appliance.oci.mediatypes import OCI_INDEX
-from appliance.registry.ports import BlobStore, Sink
+from appliance.registry.ports import BlobStore
 from appliance.registry.quotas import Quota
 from appliance.registry.registry import Registry
 from tests.refused import refused
+from tests.registry.sent import Sent
 
 KIB = 1 << 10
 INDEX = b'{"schemaVersion":2,"mediaType":"%s","manifests":[]}' % OCI_INDEX.encode()
-
-
-class Sent:
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def drain(self, sink: Sink) -> None:
-        sink([self._content])
 
 
 @pytest.fixture

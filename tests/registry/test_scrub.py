@@ -16,7 +16,6 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from appliance import work
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.inspection import Inspection
@@ -34,7 +33,6 @@ from appliance.oci.errors import (
 from appliance.oci.manifest import SIZE_MAX
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
 from appliance.registry import scrub
-from appliance.registry.ports import Sink
 from appliance.registry.progress import Progress
 from appliance.registry.registry import Registry
 from appliance.registry.scrub import ScrubRules
@@ -43,6 +41,7 @@ from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore
 from appliance.storage.sources import SourceFolder
 from tests.refused import refused
+from tests.registry.sent import Sent
 
 NAME, OTHER = "team/app", "team/other"
 CONFIG = b"{}"
@@ -51,14 +50,6 @@ AWAY = SweepRules(grace=-1, quarantine=1000, untagged=None, history=2.0**31)
 PURGE = SweepRules(grace=-1, quarantine=-1, untagged=None, history=2.0**31)
 
 Store = FileStore | MemoryStore
-
-
-class Sent:
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def drain(self, sink: Sink) -> None:
-        await work.receiving(sink, [self._content])
 
 
 def described(content: bytes, media_type: str, **more: Any) -> dict[str, Any]:

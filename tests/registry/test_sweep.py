@@ -28,7 +28,6 @@ from appliance.registry.blobs import Blobs
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
-from appliance.registry.ports import Sink
 from appliance.registry.quotas import Quotas
 from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep, SweepRules
@@ -36,6 +35,7 @@ from appliance.registry.uploads import Uploads
 from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore
 from tests.refused import refused
+from tests.registry.sent import Sent
 
 HERE, THERE = "here/app", "there/app"
 LEASE = 100.0
@@ -50,16 +50,6 @@ LATER = SweepRules(grace=1000, quarantine=1000, untagged=1000, history=FOR_EVER)
 Store = FileStore | MemoryStore
 
 T = TypeVar("T")
-
-
-class Sent:
-    """A body at hand."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def drain(self, sink: Sink) -> None:
-        sink([self._content])
 
 
 @dataclass

@@ -22,25 +22,18 @@ from appliance.oci.errors import (
     TAG_IMMUTABLE,
 )
 from appliance.oci.mediatypes import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from appliance.registry.ports import BlobStore, Sink
+from appliance.registry.ports import BlobStore
 from appliance.registry.registry import Registry
 from appliance.registry.sweep import SweepRules
 from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore
 from tests.refused import refused
+from tests.registry.sent import Sent
 
 NAME, OTHER = "team/app", "team/other"
 CONFIG = b"{}"
 SWEEP = SweepRules(grace=-1, quarantine=1000, untagged=None, history=2.0**31)
 PURGE = replace(SWEEP, quarantine=-1)
-
-
-class Sent:
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def drain(self, sink: Sink) -> None:
-        sink([self._content])
 
 
 def described(content: bytes, media_type: str, **more: Any) -> dict[str, Any]:

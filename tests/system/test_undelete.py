@@ -76,7 +76,7 @@ def test_a_removed_image_is_brought_back_from_quarantine(
         (["history", "app@sha256:" + 64 * "0"], "history is that of NAME or of NAME:TAG."),
         (["undelete", "app"], "name a tag or a digest; registry history app lists them."),
         (["undelete", "app:none"], "nothing is known of a tag none in app."),
-        (["undelete", "app@sha256:" + 64 * "0"], "has never been a manifest of app"),
+        (["undelete", "app@sha256:" + 64 * "0"], "nothing is known of a removal"),
         (["undelete", "App:1"], "repository names are lower case"),
     ],
 )
