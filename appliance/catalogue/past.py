@@ -27,11 +27,13 @@ _CHANGES = """
         ) THEN 'here'
         WHEN blob.damaged = 0 OR quarantine.digest IS NOT NULL THEN 'kept'
         ELSE 'gone' END
-    FROM history
+    FROM (
+        SELECT * FROM history WHERE repository = :repository AND (:tag IS NULL OR tag = :tag)
+        ORDER BY id DESC LIMIT :limit
+    ) AS history
     LEFT JOIN blob ON blob.digest = history.digest
     LEFT JOIN quarantine ON quarantine.digest = history.digest
-    WHERE history.repository = :repository AND (:tag IS NULL OR history.tag = :tag)
-    ORDER BY history.id DESC LIMIT :limit
+    ORDER BY history.id DESC
 """
 
 _HOLDING = """

@@ -30,6 +30,7 @@ from appliance.registry.progress import Progress, Report, unheard
 
 # So few that a batch's turn on a core is over before a request has waited for it for long.
 _BATCH = 16
+_CHANGES_BATCH = 256
 _REST = 2.0  # times as long as a batch took
 
 _List = Callable[[int, Place | None, int], Awaitable[list[IdlePair]]]
@@ -139,10 +140,10 @@ class Sweep:
             await _breathe(began)
 
     async def _forget(self, before: int) -> None:
-        forgotten = _BATCH
-        while forgotten == _BATCH:
+        forgotten = _CHANGES_BATCH
+        while forgotten == _CHANGES_BATCH:
             began = trio.current_time()
-            forgotten = await self._records.forget_changes(before, _BATCH)
+            forgotten = await self._records.forget_changes(before, _CHANGES_BATCH)
             await _breathe(began)
 
 
