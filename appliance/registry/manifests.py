@@ -108,26 +108,12 @@ class Manifests:
         digest = manifest.descriptor.digest
         content = self._recent.get(digest)
         if content is None:
-            content = await self._read(digest)
+            content = await read_manifest(self._store, digest)
             if content is None:
                 await self._suspect(digest)
                 raise MANIFEST_UNKNOWN.error(details=({"digest": str(digest)},))
             self._recent.put(digest, content)
         return content
-
-    async def _read(self, digest: Digest) -> bytes | None:
-        """Read a manifest from the store; None where it is not there, or is another one."""
-        try:
-            async with self._store.open(digest) as region:
-                if region.size > SIZE_MAX:
-                    return None
-                content = await region.read(0, region.size)
-        except RegistryError as error:
-            if error.row is not BLOB_UNKNOWN:
-                raise
-            return None
-        computed = await work.disk(Digest.of, content, digest.algorithm)
-        return content if computed == digest else None
 
     async def put(
         self,
@@ -238,6 +224,21 @@ class Manifests:
         return await self._records.referrers(
             repository, subject, artifact_type, page.last, page.limit
         )
+
+
+async def read_manifest(store: BlobStore, digest: Digest) -> bytes | None:
+    """Read a manifest from a store; None where it is not there, or is another one."""
+    try:
+        async with store.open(digest) as region:
+            if region.size > SIZE_MAX:
+                return None
+            content = await region.read(0, region.size)
+    except RegistryError as error:
+        if error.row is not BLOB_UNKNOWN:
+            raise
+        return None
+    computed = await work.disk(Digest.of, content, digest.algorithm)
+    return content if computed == digest else None
 
 
 def _matches(platform: str, pattern: str) -> bool:

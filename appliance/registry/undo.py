@@ -30,6 +30,7 @@ from appliance.oci.history import Change, Holding, Removal, Restored
 from appliance.oci.manifest import PushedManifest, parse_manifest
 from appliance.registry.damage import unpaced
 from appliance.registry.locks import DigestLocks
+from appliance.registry.manifests import read_manifest
 from appliance.registry.pace import Pacer
 from appliance.registry.ports import BlobStore, PastRecords
 from appliance.registry.progress import Report, unheard
@@ -237,15 +238,10 @@ class _Plan:
     async def _content(self, digest: Digest, held: Holding) -> bytes | None:
         """Return a manifest's bytes if they are right."""
         content = held.content
-        if content is None:
-            async with self._locks.hold((digest,)):
-                await self._store.bring_back((digest,))
-            try:
-                async with self._store.open(digest) as region:
-                    content = await region.read(0, region.size)
-            except RegistryError as error:
-                if error.row is not BLOB_UNKNOWN:
-                    raise
-                return None
-        computed = await work.disk(Digest.of, content, digest.algorithm)
-        return content if computed == digest else None
+        if content is not None:
+            computed = await work.disk(Digest.of, content, digest.algorithm)
+            if computed == digest:
+                return content
+        async with self._locks.hold((digest,)):
+            await self._store.bring_back((digest,))
+        return await read_manifest(self._store, digest)

@@ -1,17 +1,10 @@
 """Quotas: what is too much is refused with the figures, however many push at once."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import trio
 
-from appliance.catalogue.database import Database
-from appliance.catalogue.garbage import Garbage
-from appliance.catalogue.inspection import Inspection
-from appliance.catalogue.past import Past
-from appliance.catalogue.records import Catalogue
 from appliance.oci.digest import Digest
 from appliance.oci.errors import QUOTA_REACHED, ErrorRow, RegistryError
 from appliance.oci.mediatypes import OCI_INDEX
@@ -26,20 +19,9 @@ INDEX = b'{"schemaVersion":2,"mediaType":"%s","manifests":[]}' % OCI_INDEX.encod
 
 
 @pytest.fixture
-async def registry(store: BlobStore, tmp_path: Path) -> AsyncIterator[Registry]:
-    database = Database.open(tmp_path / "catalogue.sqlite3")
-    database._writer.execute("PRAGMA synchronous = OFF")  # what is durable is tested elsewhere
-    found = Registry(
-        store=store,
-        records=Catalogue(database),
-        garbage=Garbage(database),
-        past=Past(database),
-        inspection=Inspection(database),
-    )
-    found.space.keep_free(0)
-    found.quotas.set([Quota("team", 10 * KIB), Quota("", 20 * KIB)])
-    yield found
-    await database.aclose()
+def registry(registry: Registry) -> Registry:
+    registry.quotas.set([Quota("team", 10 * KIB), Quota("", 20 * KIB)])
+    return registry
 
 
 async def push(registry: Registry, repository: str, mark: bytes, kib: int) -> Digest:

@@ -6,7 +6,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,6 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from appliance.catalogue.database import Database
-from appliance.catalogue.garbage import Garbage
-from appliance.catalogue.inspection import Inspection
-from appliance.catalogue.past import Past
-from appliance.catalogue.records import Catalogue
 from appliance.oci.damage import Finding, Held, Verified
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
@@ -176,20 +172,8 @@ def only(verified: Verified) -> Finding:
 
 
 @pytest.fixture
-async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
-    database = Database.open(tmp_path / "catalogue.sqlite3")
-    database._writer.execute("PRAGMA synchronous = OFF")  # what is durable is tested elsewhere
-    registry = Registry(
-        store=store,
-        records=Catalogue(database),
-        garbage=Garbage(database),
-        past=Past(database),
-        inspection=Inspection(database),
-    )
-    registry.space.keep_free(0)
-    found = World(registry, store, database, tmp_path)
-    yield found
-    await found.database.aclose()
+def world(registry: Registry, store: Store, database: Database, tmp_path: Path) -> World:
+    return World(registry, store, database, tmp_path)
 
 
 @pytest.fixture

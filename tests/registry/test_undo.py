@@ -1,19 +1,14 @@
 """Undo: what was removed comes back whole, for as long as its bytes are here."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from appliance.catalogue.database import Database
-from appliance.catalogue.garbage import Garbage
-from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
-from appliance.catalogue.records import Catalogue
 from appliance.oci.digest import Digest
 from appliance.oci.errors import (
     BLOB_UNKNOWN,
@@ -22,7 +17,6 @@ from appliance.oci.errors import (
     TAG_IMMUTABLE,
 )
 from appliance.oci.mediatypes import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from appliance.registry.ports import BlobStore
 from appliance.registry.registry import Registry
 from appliance.registry.sweep import SweepRules
 from appliance.storage.files import FileStore
@@ -108,20 +102,8 @@ def image(layer: bytes, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def world(store: BlobStore, tmp_path: Path) -> AsyncIterator[World]:
-    database = Database.open(tmp_path / "catalogue.sqlite3")
-    database._writer.execute("PRAGMA synchronous = OFF")  # what is durable is tested elsewhere
-    past = Past(database)
-    registry = Registry(
-        store=store,
-        records=Catalogue(database),
-        garbage=Garbage(database),
-        past=past,
-        inspection=Inspection(database),
-    )
-    registry.space.keep_free(0)
-    yield World(registry, past)
-    await database.aclose()
+def world(registry: Registry, database: Database) -> World:
+    return World(registry, Past(database))
 
 
 # --- history

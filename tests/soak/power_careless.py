@@ -1,14 +1,17 @@
 """Programs that run before the daemon's own and make it careless: they leave syncs of the disk out.
 
 What watches for losses is shown to be awake by them: the files of all blobs, all folders, the
-catalogue, or any one place in the code that asks for a sync. Those places are found by reading the
-code, so that none can be added without a test being told of it.
+catalogue. For any one place in the code that asks for a sync a program need not run anew: one that
+tells of each sync where it is asked for is recorded once, and the place left out as it is replayed.
+Those places are found by reading the code, so that none can be added without a test being told.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.soak.replay import Step
 
 FILES = """
 import os, stat
@@ -34,33 +37,35 @@ def fsync(file):
 os.fsync = fsync
 """
 _CATALOGUE = """
-import sqlite3, sys
+import sqlite3
 class Lax(sqlite3.Connection):
     def execute(self, query, *rest):
-        if "FULL" in query:
-            sys.stderr.write("{left_out}\\n")
         return super().execute(query.replace("FULL", "{level}"), *rest)
 connect = sqlite3.connect
 sqlite3.connect = lambda *args, **options: connect(*args, factory=Lax, **options)
 """
-_PLACE = """
+_NOWHERE = "/nowhere/"
+TELLING = f"""
 import os, sys
-def careless(sync):
+def telling(sync):
     def fsync(file):
-        frame = sys._getframe(1)
+        places, frame = [], sys._getframe(1)
         while frame is not None:
-            if frame.f_code.co_filename.endswith("{file}") and {first} <= frame.f_lineno <= {last}:
-                sys.stderr.write("{left_out}\\n")
-                return
+            _, ours, name = frame.f_code.co_filename.rpartition("/appliance/")
+            if ours:
+                places.append(name + ":" + str(frame.f_lineno))
             frame = frame.f_back
+        try:
+            os.open("{_NOWHERE}" + str(file) + "|" + "|".join(places), os.O_RDONLY)
+        except OSError:
+            pass
         sync(file)
     return fsync
-os.fsync, os.fdatasync = careless(os.fsync), careless(os.fdatasync)
+os.fsync, os.fdatasync = telling(os.fsync), telling(os.fdatasync)
 import appliance.storage.files
 appliance.storage.files._FLUSH_EVERY = 4096
 """
-LEFT_OUT = "a sync is left out"
-"""What such a daemon logs each time that it leaves out the one sync it was to leave out."""
+"""Leaves nothing out, but tells before each sync where in the code it is asked for; see `left_out`."""
 
 _SYNCS = {"fsync", "fdatasync", "sync", "syncfs", "sync_file_range", "sync_folder"}
 _PRAGMA = "PRAGMA synchronous"
@@ -76,18 +81,47 @@ class Place(NamedTuple):
     first: int
     last: int
 
-    def without(self) -> str:
-        """Return a program that leaves out this one."""
-        if self.what == _PRAGMA:
-            return catalogue("NORMAL")
-        return _PLACE.format(
-            file=f"appliance/{self.file}", first=self.first, last=self.last, left_out=LEFT_OUT
-        )
+    def asks(self, lines: Iterable[tuple[str, int]]) -> bool:
+        """Whether one of these lines is this place."""
+        return any(file == self.file and self.first <= line <= self.last for file, line in lines)
+
+
+def left_out(steps: Sequence[Step], place: Place | None) -> set[int]:
+    """Which steps of a program that is TELLING there would not be without a place, by position."""
+    if place is None:
+        return set()
+    found: set[int] = set()
+    under_way: set[int] = set()
+    for position, asked in _syncs(steps):
+        mark = steps[position].mark
+        if asked is None:
+            if mark in under_way:
+                under_way.remove(mark)
+                found.add(position)
+        elif place.asks(asked):
+            under_way.add(mark)
+            found.add(position)
+    assert found, "nothing is left out"
+    return found
+
+
+def _syncs(steps: Sequence[Step]) -> Iterator[tuple[int, list[tuple[str, int]] | None]]:
+    """The beginnings of syncs with the files and lines that ask for them, and their ends."""
+    waiting: dict[int, list[tuple[str, int]]] = {}
+    for position, (call, _, ends) in enumerate(steps):
+        if call.name in {"fsync", "fdatasync"}:
+            yield position, None if ends else waiting.pop(call.descriptor(), [])
+        elif not ends and call.name == "openat":
+            path = str(call.paths()[0])
+            if path.startswith(_NOWHERE):
+                descriptor, *lines = path.removeprefix(_NOWHERE).split("|")
+                places = (line.rpartition(":") for line in lines)
+                waiting[int(descriptor)] = [(file, int(number)) for file, _, number in places]
 
 
 def catalogue(level: str) -> str:
     """Return a program that lets the catalogue sync at that level only."""
-    return _CATALOGUE.format(level=level, left_out=LEFT_OUT)
+    return _CATALOGUE.format(level=level)
 
 
 def places() -> dict[str, Place]:
@@ -124,7 +158,8 @@ def _asked(node: ast.AST) -> str | None:
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name) if name in _SYNCS:
             return name
-        case ast.Constant(value=str() as text) if text.startswith(_PRAGMA):
+        # "= OFF" asks for none: what is written so is synced by a place of its own.
+        case ast.Constant(value=str() as text) if text.startswith(_PRAGMA) and "OFF" not in text:
             return _PRAGMA
         case _:
             return None

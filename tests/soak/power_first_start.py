@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import mkdtemp
 
 from tests.soak.model import Violation
+from tests.soak.power_careless import Place, left_out
 from tests.soak.recording import Settings, Watched
 from tests.soak.replay import Disk, Step
 from tests.system.daemon import Daemon
@@ -50,11 +52,6 @@ class FirstStart:
         self.told = next(position for position, step in enumerate(self._steps) if self._tells(step))
         """The step at which it is said that it serves."""
 
-    @property
-    def log(self) -> str:
-        """Everything that the daemon logged."""
-        return self._daemon.log()
-
     def cuts(self, number: int) -> list[int]:
         """Moments for a power cut: when it has just been said that it serves, and before and after."""
         return sorted(
@@ -66,17 +63,25 @@ class FirstStart:
             }
         )
 
-    def examine(self, cuts: Mapping[int, str]) -> None:
-        """Replay it, and at each cut start anew; raises Violation."""
+    def promises(self) -> list[int]:
+        """When it has just been said that it serves, and the end."""
+        return [self.told, len(self._steps) - 1]
+
+    def examine(self, cuts: Mapping[int, str], place: Place | None = None) -> None:
+        """Replay it, without the syncs of a place if one is named, and at each cut start anew.
+
+        Raises Violation.
+        """
         disk = Disk(self._top)
+        skipped = left_out(self._steps, place)
         for position, step in enumerate(self._steps):
-            disk.take(step)
+            if position not in skipped:
+                disk.take(step)
             if position in cuts:
                 self._check_rebuilt(disk, position, cuts[position])
 
     def _check_rebuilt(self, disk: Disk, position: int, rule: str) -> None:
-        folder = self._folder / f"cut-{position}-{rule}"
-        folder.mkdir()
+        folder = Path(mkdtemp(prefix=f"cut-{position}-{rule}-", dir=self._folder))
         top = folder / "disk"
         disk.rebuild(top, rule, self._random)
         storage = self._storage(top)

@@ -11,12 +11,17 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import NamedTuple
 
+import trio
+
+from appliance.catalogue.database import Database
 from tests.soak.actor import Actor
 from tests.soak.checks import Reader
 from tests.soak.line import Line
 from tests.soak.model import Changes, Commons, Figures, Key, Ledger, Violation
+from tests.soak.power_careless import Place, left_out
 from tests.soak.replay import STRACE, Disk, Step, steps
 from tests.system.daemon import Daemon
 from tests.system.tools import environment, eventually, run
@@ -111,6 +116,32 @@ class Watched(Spoiled):
         return list(steps(self._trace))
 
 
+def _check_sums(storage: Path, folder: Path, when: str) -> None:
+    """A catalogue is not called damaged for its pages: once it was opened, and closed, and again.
+
+    Raises Violation.
+    """
+    folder.mkdir()
+    for path in storage.glob("catalogue.*"):
+        shutil.copy(path, folder)
+    for turn in ("opened", "opened again"):
+        damaged = trio.run(_damaged_pages, folder / "catalogue.sqlite3")
+        if damaged:
+            raise Violation(f"{when}, {turn}: a false alarm about the pages {damaged}")
+
+
+async def _damaged_pages(catalogue: Path) -> list[int]:
+    database = Database.open(catalogue)
+    try:
+        damaged, first = [], 1
+        while (checked := await database.check_pages(first)).pages:
+            damaged += checked.damaged
+            first += checked.pages
+        return damaged
+    finally:
+        await database.aclose()
+
+
 def _sweep(daemon: Daemon) -> None:
     """Have a running daemon remove what nobody needs, as an operator does."""
     argv = (sys.executable, "-m", "appliance", "gc", "--settings", daemon.settings)
@@ -170,11 +201,6 @@ class Recording:
         finally:
             self._daemon.kill()
 
-    @property
-    def log(self) -> str:
-        """Everything that the daemon logged."""
-        return self._daemon.log()
-
     def sweeps(self) -> list[int]:
         """Moments right after a blob's file has been moved by a sweep, or removed."""
         quarantine = self._daemon.storage / "quarantine"
@@ -193,6 +219,10 @@ class Recording:
         other = self._random.sample(range(first, len(self._steps)), number - len(after) - 1)
         return sorted({*after, *other, len(self._steps) - 1})
 
+    def promises(self) -> list[int]:
+        """Some moments right after an answer, when the daemon has been stopped once."""
+        return sorted(self._random.sample(self.answers[len(self.answers) // 2 :], 6))
+
     def checkpoints(self) -> list[int]:
         """Moments in which the catalogue itself is being written, as its log has grown long."""
         return [
@@ -205,19 +235,20 @@ class Recording:
             and file.match("*.sqlite3")
         ]
 
-    def examine(self, cuts: Mapping[int, str]) -> None:
+    def examine(self, cuts: Mapping[int, str], place: Place | None = None) -> None:
         """Replay it all and look at every step what the disk holds, and at each cut start anew.
 
-        Raises Violation.
+        If a place in the code is named, its syncs are left out. Raises Violation.
         """
         disk = Disk(self._daemon.storage)
+        skipped = left_out(self._steps, place)
         blobs = self._daemon.storage / "blobs"
         answered = 0
         for position, step in enumerate(self._steps):
             if answered < len(self.answers) and position == self.answers[answered]:
                 answered += 1
                 self._check_files(disk, self._moments[answered])
-            named = disk.take(step)
+            named = None if position in skipped else disk.take(step)
             if named is not None and named.is_relative_to(blobs):
                 self._check_named(disk, named)
             if position in cuts:
@@ -239,10 +270,10 @@ class Recording:
             raise Violation(f"{path} gets its name before its bytes are durable")
 
     def _check_rebuilt(self, disk: Disk, position: int, rule: str, moment: _Moment) -> None:
-        folder = self._folder / f"cut-{position}-{rule}"
-        folder.mkdir()
+        folder = Path(mkdtemp(prefix=f"cut-{position}-{rule}-", dir=self._folder))
         daemon = Daemon(folder, settings=_SETTINGS)
         disk.rebuild(daemon.storage, rule, self._random)
+        _check_sums(daemon.storage, folder / "pages", f"cut at step {position}, {rule}")
         ledger = self._ledger.supposing(moment.world, moment.pending, moment.touched)
         line = Line(daemon.client())
         try:

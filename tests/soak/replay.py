@@ -2,7 +2,8 @@
 
 POSIX promises little: the contents of a file as they were when fsync(2) on it was called, and the
 names in a folder as they were when fsync(2) on that was called, each once the call has returned.
-Everything else may be there or not, in any combination, and a disk is free to choose. The calls
+Everything else may be there or not, in any combination, and a disk is free to choose, but for one
+thing: what is renamed is never without any name, as file systems with a journal see to. The calls
 come from strace(1); a call counts as made when it returns, and a sync covers what had returned
 before it was called, so threads that run side by side get no more than they were promised.
 
@@ -13,18 +14,19 @@ Files that are written through mmap(2) are not seen; the catalogue has one, `-sh
 index to its log that is made anew after a crash, and which is left out.
 """
 
+import copy
 import os
 import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 CALLS = (
     "open,openat,creat,lseek,write,writev,pwrite64,pwritev,pwritev2,truncate,ftruncate,fallocate,"
     "rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlink,symlinkat,mkdir,mkdirat,rmdir,"
-    "fsync,fdatasync,sync,syncfs,sync_file_range,copy_file_range,splice,sendto,sendmsg"
+    "fsync,fdatasync,sync,syncfs,sync_file_range,copy_file_range,splice,sendto,sendmsg,ioctl"
 )
 STRACE = (
     "strace",
@@ -45,6 +47,7 @@ RULES = {
     "named": ("names",),
     "chance": ("durable", "names"),
     "all": ("names",),
+    "lingering": ("both",),
 }
 """What a power cut may leave: which names of a folder are there. See `Disk.rebuild`."""
 
@@ -52,6 +55,7 @@ _LINE = re.compile(r"(?P<thread>\d+) +(?:<\.\.\. \w+ resumed>)?(?P<rest>.*)", re
 _CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)", re.DOTALL)
 _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 _OPEN_FILE = re.compile(r"(\d+)<((?:\\x[0-9a-f]{2})*)>(\(deleted\))?")
+_OFFSET = re.compile(r", \[(\d+)\]")
 _UNFINISHED = " <unfinished ...>"
 _LEFT_OUT = ("-shm",)
 _PAGE = 4096
@@ -183,6 +187,11 @@ class Folder:
     names: dict[str, "File | Folder"] = field(default_factory=dict)
     durable: dict[str, "File | Folder"] = field(default_factory=dict)
 
+    @property
+    def both(self) -> dict[str, "File | Folder"]:
+        """All names, as if no name had ever gone."""
+        return {**self.durable, **self.names}
+
     def sync(self) -> Callable[[], None]:
         """Begin a sync; calling what this returns ends it."""
         names = dict(self.names)
@@ -199,7 +208,7 @@ class Folder:
             for name in sorted({*self.names, *self.durable})
             if (node := chance.choice([getattr(self, side) for side in RULES[rule]]).get(name))
         }
-        # What was renamed here and nowhere else has its old name, or the new one.
+        # What was renamed here has its old name, or the new one.
         for name, node in self.names.items():
             if node in self.durable.values() and node not in names.values():
                 names[name] = node
@@ -219,6 +228,19 @@ def _pages(offset: int, data: bytes | None) -> range:
     return range(offset // _PAGE, -(-(offset + len(data)) // _PAGE)) if data else range(0)
 
 
+def _adopted(folder: Path, known: dict[int, File]) -> Folder:
+    adopted = Folder()
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            adopted.names[path.name] = _adopted(path, known)
+        elif path.is_file() and not path.name.endswith(_LEFT_OUT):
+            content = path.read_bytes()
+            node = known.setdefault(path.stat().st_ino, File(bytearray(content), content))
+            adopted.names[path.name] = node
+    adopted.durable = dict(adopted.names)
+    return adopted
+
+
 class Disk:
     """All below one empty folder, which is there for good itself."""
 
@@ -227,6 +249,17 @@ class Disk:
         self._tree = Folder()
         self._positions: dict[int, int] = {}
         self._syncing: dict[int, Callable[[], None]] = {}
+
+    @classmethod
+    def holding(cls, top: Path) -> Self:
+        """Take a folder as it is, and all of it for durable."""
+        disk = cls(top)
+        disk._tree = _adopted(top, {})
+        return disk
+
+    def copy(self) -> Self:
+        """Another one that is the same so far."""
+        return copy.deepcopy(self)
 
     # -- what happens to it
 
@@ -293,6 +326,28 @@ class Disk:
         if isinstance(node, File):
             node.change(offset, b"".join(call.texts())[: call.result])
 
+    def _copy_file_range(self, call: Call) -> None:
+        source, target = self._both(call)
+        if isinstance(target, File):
+            assert isinstance(source, File), f"what is copied is not known: {call}"
+            start, offset = map(int, _OFFSET.findall(call.arguments))
+            target.change(offset, bytes(source.content[start : start + call.result]))
+
+    def _ioctl(self, call: Call) -> None:
+        if "FICLONE" in call.arguments:
+            target, source = self._both(call)
+            if isinstance(target, File):
+                assert isinstance(source, File), f"what is cloned is not known: {call}"
+                target.change(0, bytes(source.content))
+
+    def _both(self, call: Call) -> tuple[File | Folder | None, File | Folder | None]:
+        """The files behind both descriptors among the arguments."""
+        first, second = (
+            self._find(Path(os.fsdecode(_decoded(path))))
+            for _, path, _ in _OPEN_FILE.findall(call.arguments)
+        )
+        return first, second
+
     def _ftruncate(self, call: Call) -> None:
         node = self._find(call.file())
         if isinstance(node, File):
@@ -354,21 +409,54 @@ class Disk:
 
         `promised`: what POSIX promises and nothing else.  `named`: all names are there, without
         contents that were not synced.  `chance`: whatever the disk likes of all that is unsure.
-        `all`: everything is there, as when it was the process alone that ended.
+        `all`: everything is there, as when it was the process alone that ended.  `lingering`: no name
+        has gone yet, neither by a removal nor by a rename.
         """
-        self._rebuild(self._tree, target, rule, chance)
+        choices = {folder: folder.left(rule, chance) for folder in _folders(self._tree)}
+        _keep_renamed(choices)
+        self._rebuild(self._tree, choices, target, rule, chance)
 
-    def _rebuild(self, folder: Folder, target: Path, rule: str, chance: random.Random) -> None:
+    def _rebuild(
+        self, folder: Folder, choices: "_Choices", target: Path, rule: str, chance: random.Random
+    ) -> None:
         target.mkdir(mode=0o700)
-        for name, node in folder.left(rule, chance).items():
+        for name, node in choices[folder].items():
             if isinstance(node, Folder):
-                self._rebuild(node, target / name, rule, chance)
+                self._rebuild(node, choices, target / name, rule, chance)
             elif not name.endswith(_LEFT_OUT):
                 content = bytearray(node.durable)
                 for offset, data in node.unsure if rule in {"chance", "all"} else []:
                     if rule == "all" or chance.random() < 0.5:
                         _change(content, offset, data)
                 (target / name).write_bytes(content)
+
+
+_Choices = dict[Folder, dict[str, File | Folder]]
+"""Which names of each folder a power cut leaves."""
+
+
+def _folders(top: Folder) -> list[Folder]:
+    """All folders that are there, or may be."""
+    found = {top: None}
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        for node in (*folder.names.values(), *folder.durable.values()):
+            if isinstance(node, Folder) and node not in found:
+                found[node] = None
+                waiting.append(node)
+    return list(found)
+
+
+def _keep_renamed(choices: _Choices) -> None:
+    """Have what was renamed from one folder into another be in one of them."""
+    sure = {node for folder in choices for node in folder.durable.values()}
+    left = {node for names in choices.values() for node in names.values()}
+    for folder, names in choices.items():
+        for name, node in folder.names.items():
+            if node in sure and node not in left:
+                names[name] = node
+                left.add(node)
 
 
 _SAME = {
