@@ -27,6 +27,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 _MODE = 0o644
+_NAMES = {"oci-layout", "index.json", "blobs"}
 _INDEX_MAX = 64 << 20
 
 
@@ -63,14 +64,16 @@ class Layout:
         Raises LayoutError for a folder that holds something else, and OSError.
         """
         make_folder(self.folder, mode=0o755)
-        if (self.folder / "oci-layout").exists():
-            self.entries()
-            return
-        if any(self.folder.iterdir()):
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        if names - _NAMES:
             raise LayoutError(f"{self.folder} is neither empty nor an OCI layout; name another one")
-        (self.folder / "blobs").mkdir()
-        replace_file(self.folder / "index.json", msgspec.json.encode(_Index()), mode=_MODE)
-        replace_file(self.folder / "oci-layout", _VERSION, mode=_MODE)
+        # An earlier attempt may have been cut off after any of these.
+        (self.folder / "blobs").mkdir(exist_ok=True)
+        if "index.json" not in names:
+            replace_file(self.folder / "index.json", msgspec.json.encode(_Index()), mode=_MODE)
+        if "oci-layout" not in names:
+            replace_file(self.folder / "oci-layout", _VERSION, mode=_MODE)
+        self.entries()
 
     def entries(self) -> list[Entry]:
         """List what is in the layout; raises LayoutError."""

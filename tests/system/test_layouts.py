@@ -151,6 +151,22 @@ def test_an_image_of_another_repository_is_not_replaced_by_one_of_the_same_tag(
     told(registry, "export", "oci", "one", folder)
 
 
+def test_an_export_that_was_cut_off_at_its_beginning_goes_on(
+    registry: Daemon, tmp_path: Path
+) -> None:
+    layout = images.layout_of(tmp_path / "in", images.small())
+    registry.client().push_layout("app", "1", layout)
+    folder = tmp_path / "layout"
+    told(registry, "export", "oci", "app", folder)
+    whole = images.existing(folder).contents()
+    for left in (["blobs"], ["blobs", "index.json"]):
+        for name in {"oci-layout", "index.json"} - set(left):
+            (folder / name).unlink()
+        told(registry, "export", "oci", "app", folder)
+        assert images.existing(folder).contents() == whole
+        assert (folder / "oci-layout").exists()
+
+
 def test_what_is_wrong_is_told_in_a_sentence_and_leaves_nothing(
     registry: Daemon, tmp_path: Path
 ) -> None:
