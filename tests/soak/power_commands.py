@@ -438,9 +438,6 @@ class Export(Command):
     def check(self, top: Path, *, finished: bool) -> None:
         layout = Layout(top / "far" / "layout")
         if not finished:
-            # Before it says what it is, nobody goes on with it.
-            if not (layout.folder / "oci-layout").exists():
-                shutil.rmtree(layout.folder, ignore_errors=True)
             with World(top / "one").operator() as operator:
                 export_images(operator, "app", [], layout, unheard)
         found = {}
