@@ -35,7 +35,7 @@ def test_nothing_acknowledged_is_lost_in_a_few_cuts(tmp_path: Path, kind: str) -
         pytest.param(power_careless.FILES, "bytes that are not it", id="files are not synced"),
         pytest.param(
             power_careless.catalogue("NORMAL"),
-            "should be (?!None)",
+            "should be ",
             id="the catalogue is synced at times",
         ),
     ],

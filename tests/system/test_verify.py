@@ -265,7 +265,7 @@ def test_an_interrupted_verify_goes_on(registry: Daemon, tmp_path: Path) -> None
         stderr=subprocess.DEVNULL,
     )
     time.sleep(2)
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     assert process.wait(20) != 0
     registry.restart()
     told = verified(registry)
