@@ -19,10 +19,11 @@ The journal's layout is that of "The WAL File Format" in SQLite's file format; o
 in it are read, and one too many does no harm.
 """
 
+import errno
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ class Seals:
         pages = sorted(self._journal)
         if pages:
             # 1.
-            self._note((page, 0) for page in pages)
+            self._note(dict.fromkeys(pages, 0))
             os.fdatasync(self._sums)
         # 2.
         busy, held, carried = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -150,9 +151,11 @@ class Seals:
     def seal(self, pages: Iterable[int]) -> None:
         """Take these pages for right as they are; only while nothing is written."""
         size = self._page_size()
+        sums = {}
         for page in pages:
             content = os.pread(self._database, size, (page - 1) * size)
-            self._note([(page, _sum(content, page) if content else 0)])
+            sums[page] = _sum(content, page) if content else 0
+        self._note(sums)
 
     def _look(self) -> None:
         """Take note of the pages that have come into the journal."""
@@ -181,9 +184,19 @@ class Seals:
             for start in range(0, len(noted), _SUM)
         )
 
-    def _note(self, sums: Iterable[tuple[int, int]]) -> None:
-        for page, number in sums:
-            os.pwrite(self._sums, number.to_bytes(_SUM, "big"), (page - 1) * _SUM)
+    def _note(self, sums: Mapping[int, int]) -> None:
+        """Write some sums, in one piece with those between them: a thousand writes take longer."""
+        if not sums:
+            return
+        first = min(sums)
+        length = (max(sums) - first + 1) * _SUM
+        place = (first - 1) * _SUM
+        noted = bytearray(os.pread(self._sums, length, place).ljust(length, b"\0"))
+        for page, number in sums.items():
+            at = (page - first) * _SUM
+            noted[at : at + _SUM] = number.to_bytes(_SUM, "big")
+        if os.pwrite(self._sums, noted, place) < length:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _page_size(self) -> int:
         size = int.from_bytes(os.pread(self._database, 2, _PAGE_SIZE_AT), "big")

@@ -29,9 +29,9 @@ from appliance.registry.ports import BlobStore, GarbageRecords
 from appliance.registry.progress import Progress, Report, unheard
 
 # So few that a batch's turn on a core is over before a request has waited for it for long.
-_BATCH = 16
+_BATCH = 8
 _CHANGES_BATCH = 256
-_REST = 2.0  # times as long as a batch took
+_REST = 4.0  # times as long as a batch took
 
 _List = Callable[[int, Place | None, int], Awaitable[list[IdlePair]]]
 _Remove = Callable[[list[IdlePair]], Awaitable[int]]
