@@ -5,42 +5,26 @@ not change behind its back: rows it remembers, upload sessions. Where none runs,
 folder and ask the same application in this process. Both ways it is one request and one answer.
 """
 
-import http.client
-import os
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-import trio
 
-from appliance import log, work
-from appliance.api.answering import ASGIApplication
 from appliance.lock import Note, holder
-from appliance.operations import HOLDING, PREFIX, SILENCE_MAX, OperatorApplication, make_registry
-from appliance.owner import acting_as
-from appliance.parts import DataFolder
+from appliance.operations import HOLDING, PREFIX
+from appliance.reach import ControlError, DaemonConnection, RegistryHere, Request, Take
 from appliance.registry.progress import Progress, Report, unheard
-from appliance.serve.listeners import connect_path
 from appliance.settings import Settings
 from appliance.wholeness import CATALOGUE, fault_of_folder
 
+__all__ = ["Answer", "ControlError", "Operator", "ask", "operate"]
+
 T = TypeVar("T")
-
-_ANSWER_SECONDS = 60.0 + SILENCE_MAX
-_PIECE = 256 << 10
-
-_Take = Callable[[bytes], object]
-
-
-class ControlError(Exception):
-    """A command that could not be done: one sentence, without its final stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +57,7 @@ class Operator:
         self._source = source
         self._even_damaged = even_damaged
         self._running: Note | None = None
-        self._here: _Here | None = None
+        self._here: RegistryHere | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -86,7 +70,7 @@ class Operator:
             raise ControlError(str(error)) from error
         if self._running is None:
             _check_there(self._settings.data)
-            self._here = _Here(self._settings, self._source, even_damaged=self._even_damaged)
+            self._here = RegistryHere(self._settings, self._source, even_damaged=self._even_damaged)
         elif not self._running.control:
             raise ControlError(
                 f"process {self._running.pid} has {self._settings.data} and cannot be asked yet;"
@@ -112,14 +96,14 @@ class Operator:
     ) -> Answer:
         """Send a request, and return its answer; a body is sent from where it stands."""
         pieces: list[bytes] = []
-        status, fields = self._send(_Request(method, target, body, headers or {}), pieces.append)
+        status, fields = self._send(Request(method, target, body, headers or {}), pieces.append)
         return Answer(status, b"".join(pieces), fields)
 
     def fetch(self, target: str, take: Callable[[bytes], object]) -> None:
         """Get something and have its pieces taken; raises ControlError unless it is there."""
         if self.ask("HEAD", target).status != 200:  # the error is in the answer to GET
             self.ask("GET", target).document()
-        status, _ = self._send(_Request("GET", target), take)
+        status, _ = self._send(Request("GET", target), take)
         if status != 200:
             raise ControlError(f"{target} went while it was being read; try again")
 
@@ -137,7 +121,7 @@ class Operator:
         """
         lines = _Lines(report)
         target = f"{PREFIX}{name}?{urlencode(arguments)}"
-        status, _ = self._send(_Request("POST", target), lines.take)
+        status, _ = self._send(Request("POST", target), lines.take)
         if status >= 400:
             Answer(status, lines.rest).document()
         if lines.last.error is not None:
@@ -162,13 +146,13 @@ class Operator:
             hold.end()
         hold.check()
 
-    def _send(self, request: "_Request", take: _Take) -> tuple[int, Mapping[str, str]]:
+    def _send(self, request: Request, take: Take) -> tuple[int, Mapping[str, str]]:
         """Send a request, have the pieces of the answer's body taken; its status and headers."""
         if self._running is not None:
-            return _ask_daemon(self._running, request, take)
+            return DaemonConnection(self._running).exchange(request, take)
         if self._here is None:
             raise RuntimeError("an Operator is used as a context")
-        return self._here.ask(request, take)
+        return self._here.exchange(request, take)
 
 
 def ask(settings: Settings, source: Path, method: str, target: str) -> Answer:
@@ -189,14 +173,6 @@ def operate(
     """Have one operation done by the registry of these settings; raises what Operator raises."""
     with Operator(settings, source) as operator:
         return operator.operate(name, arguments, kind, report=report)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    method: str
-    target: str
-    body: BinaryIO | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Line(msgspec.Struct):
@@ -225,9 +201,8 @@ class _Hold:
     """An operation that lasts until it is ended from here."""
 
     def __init__(self, running: Note, report: Report) -> None:
-        self._running = running
         self._report = report
-        self._connection = _LocalConnection(Path(running.control))
+        self._connection = DaemonConnection(running)
         self._answered = threading.Event()
         self._held = False
         self._ended = False
@@ -251,9 +226,7 @@ class _Hold:
     def _follow(self) -> None:
         lines = _Lines(self._hear)
         try:
-            _exchange(
-                self._connection, self._running, _Request("POST", f"{PREFIX}hold"), lines.take
-            )
+            self._connection.exchange(Request("POST", f"{PREFIX}hold"), lines.take)
         except ControlError as error:
             self._lost = error
         else:
@@ -276,130 +249,3 @@ def _check_there(folder: Path) -> None:
         if fault is not None:
             raise ControlError(fault.removesuffix("."))
         raise ControlError(f"there is no registry in {folder}; --settings names another one's file")
-
-
-def _ask_daemon(running: Note, request: _Request, take: _Take) -> tuple[int, Mapping[str, str]]:
-    return _exchange(_LocalConnection(Path(running.control)), running, request, take)
-
-
-def _exchange(
-    connection: "_LocalConnection", running: Note, request: _Request, take: _Take
-) -> tuple[int, Mapping[str, str]]:
-    headers = dict(request.headers)
-    if request.body is not None:
-        headers["Content-Length"] = str(_rest(request.body))
-    try:
-        with _explained(running):
-            connection.request(request.method, request.target, request.body, headers)
-            response = connection.getresponse()
-            piece = response.read1(_PIECE)
-        while piece:
-            take(piece)
-            with _explained(running):
-                piece = response.read1(_PIECE)
-        return response.status, {name.lower(): value for name, value in response.getheaders()}
-    finally:
-        connection.close()
-
-
-@contextmanager
-def _explained(running: Note) -> Iterator[None]:
-    """Raise ControlError for what stands between this process and a daemon."""
-    try:
-        yield
-    except (OSError, http.client.HTTPException) as error:
-        raise ControlError(
-            f"the registry (process {running.pid}) does not answer at {running.control}, perhaps"
-            f" because it is stopping: {error}"
-        ) from error
-
-
-def _rest(body: BinaryIO) -> int:
-    return os.fstat(body.fileno()).st_size - body.tell()
-
-
-class _LocalConnection(http.client.HTTPConnection):
-    """HTTP over a socket in the file system."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_ANSWER_SECONDS)
-        self._path = path
-        self._socket: socket.socket | None = None
-
-    def connect(self) -> None:
-        self.sock = self._socket = connect_path(self._path, _ANSWER_SECONDS)
-
-    def cut(self) -> None:
-        """End it from another thread, whose answer ends with it."""
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-
-
-class _Here:
-    """A registry that does not run, opened in this process as the user whose it is.
-
-    That user could not open what root has made; and root, for whom this is done, may have to write
-    elsewhere in between.
-    """
-
-    def __init__(self, settings: Settings, source: Path, *, even_damaged: bool) -> None:
-        log.configure(settings.log.format, "warning")
-        self._owner = settings.data.stat()
-        with acting_as(self._owner):
-            self._folder = DataFolder(settings, source, even_damaged=even_damaged)
-            registry = make_registry(self._folder, settings)
-            stopped_at = self._folder.lock.stopped_at
-            if stopped_at:  # what clients were told last, they were told before that
-                registry.leases.touch_all_before(time.time() - stopped_at)
-            self._application = OperatorApplication(
-                registry, lambda: settings, self._folder.snapshots
-            )
-
-    def ask(self, request: _Request, take: _Take) -> tuple[int, Mapping[str, str]]:
-        with acting_as(self._owner):
-            return trio.run(_call, self._application, request, take)
-
-    def close(self) -> None:
-        with acting_as(self._owner):
-            self._folder.database.close()
-            self._folder.release()
-
-
-async def _call(
-    application: ASGIApplication, request: _Request, take: _Take
-) -> tuple[int, Mapping[str, str]]:
-    path, _, query = request.target.partition("?")
-    headers = {"host": "localhost", **request.headers}
-    body = request.body
-    if body is not None:
-        headers["content-length"] = str(_rest(body))
-    status = 0
-    answered: dict[str, str] = {}
-    arrived = body is None
-
-    async def receive() -> Mapping[str, Any]:
-        nonlocal arrived
-        if body is None or arrived:
-            await trio.sleep_forever()
-        piece = await work.disk(body.read, _PIECE)
-        arrived = not piece
-        return {"type": "http.request", "body": piece, "more_body": not arrived}
-
-    async def send(message: Mapping[str, Any]) -> None:
-        nonlocal status
-        status = message.get("status", status)
-        for name, value in message.get("headers", ()):
-            answered[name.decode("latin-1")] = value.decode("latin-1")
-        take(message.get("body", b""))
-
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": request.method,
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-    }
-    await application(scope, receive, send)
-    return status, answered

@@ -38,7 +38,7 @@ from appliance.operations import OperatorApplication, limit_registry, make_regis
 from appliance.parts import Parts, in_use
 from appliance.protocol.routes import Action
 from appliance.registry.access import Access
-from appliance.registry.scrub import ScrubRules
+from appliance.registry.round import ScrubRules
 from appliance.serve.certificates import CertificateError
 from appliance.serve.connection import Timeouts
 from appliance.serve.connections import Connections, Terms

@@ -28,7 +28,7 @@ from appliance.registry.access import OperatorGate
 from appliance.registry.progress import Progress, Report
 from appliance.registry.quotas import Quota
 from appliance.registry.registry import Registry
-from appliance.registry.scrub import ScrubRules
+from appliance.registry.round import ScrubRules
 from appliance.registry.sweep import SweepRules
 from appliance.settings import Settings
 from appliance.storage.sources import SourceFolder

@@ -1,4 +1,4 @@
-"""`/etc/registry.toml` as frozen structs; each fault is one sentence that names its key.
+"""Reading `/etc/registry.toml` into its tables; each fault is one sentence that names its key.
 
 Every key is optional and may also stand in the environment, `[server] listen` as
 `REGISTRY_SERVER_LISTEN` (lists separated by commas), which wins over the file. All faults are
@@ -8,16 +8,30 @@ silently does nothing is worse than a daemon that does not start.
 
 import difflib
 import json
-import math
-import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
+from appliance.tables import (
+    DEFAULT_LISTEN,
+    IN_THE_FILE_ALONE,
+    Auth,
+    Gc,
+    Limits,
+    Log,
+    Pair,
+    Push,
+    Quota,
+    Server,
+    Settings,
+    Storage,
+    Tls,
+    Verify,
+)
 from appliance.values import Address, Age, Duration, Interval, Network, Size
 
 __all__ = [
@@ -48,6 +62,8 @@ __all__ = [
 
 DEFAULT_FILE = Path("/etc/registry.toml")
 
+_SWITCH = {"true": True, "false": False}
+
 
 class SettingsError(Exception):
     """An operator's mistakes, one sentence each, in `faults`."""
@@ -55,234 +71,6 @@ class SettingsError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
-
-
-_Text = Annotated[str, Meta(description='text in quotes, as in "one"')]
-_Texts = Annotated[tuple[str, ...], Meta(description='a list of texts, as in ["one", "two"]')]
-_Addresses = Annotated[
-    tuple[Address, ...],
-    Meta(description='a list of addresses, as in ["[::]:443"] or ["10.0.0.1:443"]'),
-]
-_Networks = Annotated[
-    tuple[Network, ...],
-    Meta(
-        description="a list of addresses, and of networks by their first one, as in "
-        '["10.0.0.5", "10.1.0.0/16"]'
-    ),
-]
-_Span = Annotated[Duration, Meta(description='a duration with its unit, as in "90s" or "24h"')]
-_Size = Annotated[
-    Size, Meta(description='a size with its unit, as in "512KiB" or "20MiB", or "0" for no limit')
-]
-_Reserve = Annotated[
-    Size | None,
-    Meta(description='a size with its unit, as in "512MiB" or "20GiB", or "0" for none'),
-]
-_Count = Annotated[
-    int, Meta(ge=0, le=1_000_000, description="a whole number, 0 (no limit) to 1000000")
-]
-_Switch = Annotated[bool, Meta(description="true or false")]
-_Url = Annotated[
-    str,
-    Meta(
-        pattern=r"\A(https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?)?\Z",
-        description='an address without a path, as in "https://registry.example.com"',
-    ),
-]
-
-_SWITCH = {"true": True, "false": False}
-
-IN_THE_FILE_ALONE = frozenset({"additional", "quota"})
-"""Keys that are lists of tables, which no variable can hold."""
-
-DEFAULT_LISTEN = (Address.of("::", 443),)
-
-
-class Server(Struct, frozen=True, kw_only=True):
-    """`[server]`: where the registry listens, what it is called and which proxies it believes."""
-
-    listen: _Addresses = DEFAULT_LISTEN
-    plain: _Addresses = ()
-    names: _Texts = ()
-    public_url: _Url = ""
-    trusted_proxies: _Networks = ()
-    proxy_protocol: _Switch = False
-    drain_seconds: Annotated[
-        int, Meta(ge=0, description="a whole number of seconds, 0 or more")
-    ] = 3600
-
-
-class Pair(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A certificate and its key, as files."""
-
-    certificate: str
-    key: str
-
-
-class Tls(Struct, frozen=True, kw_only=True):
-    """`[tls]`: which certificates are shown, if any."""
-
-    mode: Annotated[
-        Literal["auto", "files", "acme", "off"],
-        Meta(description='one of "auto", "files" and "off"'),
-    ] = "auto"
-    certificate: _Text = ""
-    key: _Text = ""
-    additional: Annotated[
-        tuple[Pair, ...],
-        Meta(description="tables [[tls.additional]], each with certificate and key"),
-    ] = ()
-    alpn: Annotated[
-        tuple[Literal["http/1.1", "h2"], ...],
-        Meta(min_length=1, description='a list of "http/1.1" and "h2", the preferred one first'),
-    ] = ("http/1.1", "h2")
-
-
-class Storage(Struct, frozen=True, kw_only=True):
-    """`[storage]`: where everything is kept, what of the disk is not for pushes, and snapshots.
-
-    A `reserve` that is not set is a gibibyte, or 2 % of a disk of less than fifty; one that is set
-    counts as it stands, were it larger than the disk.
-    """
-
-    path: _Text = ""
-    reserve: _Reserve = None
-    snapshots: Annotated[
-        int, Meta(ge=0, le=1000, description="a whole number, 0 (none) to 1000")
-    ] = 7
-
-
-class Auth(Struct, frozen=True, kw_only=True):
-    """`[auth]`: who may come in."""
-
-    htpasswd: _Text = ""
-    realm: Annotated[
-        str,
-        Meta(pattern=r"\A[\x20-\x7e]*\Z", description="text of printable ASCII characters"),
-    ] = "Registry Realm"
-    anonymous: Annotated[
-        tuple[Literal["pull"], ...],
-        Meta(description='a list of what needs no account, [] or ["pull"]'),
-    ] = ()
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """`[limits]`: how long the registry waits for a client, and how much it takes from one."""
-
-    connections: _Count = 10_000
-    connections_per_address: _Count = 1000
-    requests_per_second: _Count = 0
-    requests_per_second_per_account: _Count = 0
-    max_body: _Size = Size(0)
-    chunk_min: _Size = Size(0)
-    handshake: _Span = Duration(10)
-    head: _Span = Duration(30)
-    idle: _Span = Duration(120)
-    stall: _Span = Duration(300)
-
-
-class Quota(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much the repositories of one name, and those below it, may hold together."""
-
-    repositories: Annotated[str, Meta(pattern=r"\A([a-z0-9._-]+(/[a-z0-9._-]+)*)?\Z")]
-    """A name, as in "team"; empty for all there are."""
-    size: _Size
-
-
-class Push(Struct, frozen=True, kw_only=True):
-    """`[push]`: what must be so of what is pushed."""
-
-    require_platforms: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"\A(\*|[^/\s]+/[^/\s]+(/[^/\s]+)?)\Z")], ...],
-        Meta(description='a list of platforms, as in ["linux/amd64"], ["*"] for all, [] for none'),
-    ] = ("*",)
-    immutable: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"\A[^:\s]+:[^:\s]+\Z")], ...],
-        Meta(description='a list of patterns NAME:TAG, as in ["*:v[0-9]*", "release/*:*"]'),
-    ] = ()
-    quota: Annotated[
-        tuple[Quota, ...],
-        Meta(description="tables [[push.quota]], each with repositories and size"),
-    ] = ()
-
-
-class Gc(Struct, frozen=True, kw_only=True):
-    """`[gc]`: what is cleared away by itself, and when."""
-
-    every: _Span = Duration(86400)
-    grace: _Span = Duration(86400)
-    lease: _Span = Duration(3600)
-    quarantine: _Span = Duration(7 * 86400)
-    untagged: Annotated[Age, Meta(description='"keep", or an age with its unit, as in "30d"')] = (
-        Age(math.inf)
-    )
-    history: _Span = Duration(90 * 86400)
-    uploads: _Span = Duration(86400)
-
-
-class Verify(Struct, frozen=True, kw_only=True):
-    """`[verify]`: how often everything that is kept is read over, and where copies of it are."""
-
-    every: Annotated[
-        Interval, Meta(description='a duration with its unit, as in "30d", or "never"')
-    ] = Interval(30 * 86400)
-    rate: _Size = Size(20 << 20)
-    sources: _Texts = ()
-
-
-class Log(Struct, frozen=True, kw_only=True):
-    """`[log]`: what is written to standard error."""
-
-    format: Annotated[
-        Literal["auto", "text", "json"], Meta(description='one of "auto", "text" and "json"')
-    ] = "auto"
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        Meta(description='one of "debug", "info", "warning" and "error"'),
-    ] = "info"
-
-
-class Settings(Struct, frozen=True, kw_only=True):
-    """All of the settings, table by table."""
-
-    server: Server = Server()
-    tls: Tls = Tls()
-    storage: Storage = Storage()
-    auth: Auth = Auth()
-    limits: Limits = Limits()
-    push: Push = Push()
-    gc: Gc = Gc()
-    verify: Verify = Verify()
-    log: Log = Log()
-
-    @property
-    def data(self) -> Path:
-        """The data folder: the one that is set, else the system's, else the user's own."""
-        if self.storage.path:
-            return Path(self.storage.path)
-        system = Path("/var/lib/registry")
-        if os.geteuid() == 0 or os.access(system, os.W_OK):
-            return system
-        home = Path(os.environ.get("HOME", "/"))
-        return Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share") / "registry"
-
-    @property
-    def htpasswd(self) -> Path:
-        """The password file: the one that is set, else the one that is there.
-
-        Where none is there yet, it will be `/etc/registry.htpasswd` if this user may make it, and
-        lie in the data folder otherwise, so that a daemon without rights in `/etc` has one too.
-        """
-        if self.auth.htpasswd:
-            return Path(self.auth.htpasswd)
-        system, own = Path("/etc/registry.htpasswd"), self.data / "htpasswd"
-        try:
-            is_there = own.exists()
-        except PermissionError:  # in a folder that is closed to this user
-            is_there = False
-        if system.exists() or (not is_there and os.access(system.parent, os.W_OK)):
-            return system
-        return own
 
 
 def load(file: Path | None, environment: Mapping[str, str]) -> Settings:

@@ -7,7 +7,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.errors import BLOB_UNKNOWN, RegistryError
 from appliance.registry.damage import Suspect, unsuspected
 from appliance.registry.leases import Leases
-from appliance.registry.ports import BlobRecords, BlobStore, Region
+from appliance.registry.ports import BlobStore, Region
+from appliance.registry.records import BlobRecords
 
 
 class Blobs:

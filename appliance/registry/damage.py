@@ -22,7 +22,8 @@ from appliance.oci.digest import Digest
 from appliance.oci.errors import BLOB_UNKNOWN, STORE_UNAVAILABLE, RegistryError
 from appliance.oci.manifest import SIZE_MAX
 from appliance.registry.locks import DigestLocks
-from appliance.registry.ports import BlobSource, BlobStore, InspectionRecords
+from appliance.registry.ports import BlobSource, BlobStore
+from appliance.registry.records import InspectionRecords
 
 IMAGES_MAX = 20
 """Images that are named with a damaged blob."""

@@ -28,9 +28,10 @@ from appliance.protocol.paging import PAGE_MAX, Page
 from appliance.registry.damage import Suspect, unsuspected
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
-from appliance.registry.ports import BlobStore, ManifestRecords
+from appliance.registry.ports import BlobStore
 from appliance.registry.quotas import Quotas
 from appliance.registry.recent import Recent
+from appliance.registry.records import ManifestRecords
 from appliance.registry.space import Space
 
 _RECENT_MAX = 16 << 20

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from appliance.oci.errors import QUOTA_REACHED, RegistryError
-from appliance.registry.ports import ManifestRecords
+from appliance.registry.records import ManifestRecords
 from appliance.registry.space import amount
 
 

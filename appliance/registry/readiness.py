@@ -3,7 +3,8 @@
 import trio
 
 from appliance.oci.errors import RegistryError
-from appliance.registry.ports import BlobStore, ManifestRecords
+from appliance.registry.ports import BlobStore
+from appliance.registry.records import ManifestRecords
 from appliance.registry.space import Space
 
 _KEEP_SECONDS = 1.0  # anyone may ask, and asking costs a write

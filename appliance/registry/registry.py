@@ -8,17 +8,17 @@ from appliance.registry.damage import Damage
 from appliance.registry.leases import LEASE_SECONDS, Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
-from appliance.registry.ports import (
+from appliance.registry.ports import BlobStore
+from appliance.registry.quotas import Quotas
+from appliance.registry.readiness import Readiness
+from appliance.registry.records import (
     BlobRecords,
-    BlobStore,
     GarbageRecords,
     InspectionRecords,
     ManifestRecords,
     PastRecords,
     SessionRecords,
 )
-from appliance.registry.quotas import Quotas
-from appliance.registry.readiness import Readiness
 from appliance.registry.scrub import Scrub
 from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep

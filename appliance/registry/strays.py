@@ -13,7 +13,8 @@ from appliance.oci.errors import RegistryError
 from appliance.registry.damage import unpaced
 from appliance.registry.locks import DigestLocks
 from appliance.registry.pace import Pacer
-from appliance.registry.ports import BlobStore, InspectionRecords
+from appliance.registry.ports import BlobStore
+from appliance.registry.records import InspectionRecords
 from appliance.registry.sweep import Sweep
 
 _YOUNG_SECONDS = 3600.0
@@ -36,7 +37,7 @@ class Strays:
         self._locks = locks
         self._sweep = sweep
 
-    async def shelf(self, name: str, pace: Pacer, *, acting: bool) -> list[Finding]:
+    async def shelf(self, name: str, pace: Pacer) -> list[Finding]:
         """Look through one part of the store."""
         findings = []
         old = time.time() - _YOUNG_SECONDS
@@ -47,7 +48,7 @@ class Strays:
             for found in batch:
                 if found.fault or found.digest is None:
                     findings.append(_noted(found))
-                elif found.digest not in known and found.modified < old and acting:
+                elif found.digest not in known and found.modified < old:
                     async with self._sweep.hold():
                         finding = await self._put_away(found, found.digest, pace)
                     findings += [finding] if finding else []

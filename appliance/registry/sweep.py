@@ -25,8 +25,9 @@ import trio
 from appliance.oci.garbage import IdleBlob, IdlePair, Place, Totals
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
-from appliance.registry.ports import BlobStore, GarbageRecords
+from appliance.registry.ports import BlobStore
 from appliance.registry.progress import Progress, Report, unheard
+from appliance.registry.records import GarbageRecords
 
 # So few that a batch's turn on a core is over before a request has waited for it for long.
 _BATCH = 8

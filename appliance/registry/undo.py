@@ -32,8 +32,9 @@ from appliance.registry.damage import unpaced
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import read_manifest
 from appliance.registry.pace import Pacer
-from appliance.registry.ports import BlobStore, PastRecords
+from appliance.registry.ports import BlobStore
 from appliance.registry.progress import Report, unheard
+from appliance.registry.records import PastRecords
 from appliance.registry.sweep import Sweep
 
 _DEPTH_MAX = 8  # indexes within indexes

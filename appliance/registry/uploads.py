@@ -31,8 +31,9 @@ from appliance.protocol.ranges import ContentRange
 from appliance.protocol.session import Session, accept_chunk, range_header
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
-from appliance.registry.ports import BlobStore, Body, SessionRecords, Staged
+from appliance.registry.ports import BlobStore, Body, Staged
 from appliance.registry.quotas import Quotas
+from appliance.registry.records import SessionRecords
 from appliance.registry.space import Space
 
 _HOLDERS_MAX = 100

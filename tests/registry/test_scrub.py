@@ -28,10 +28,10 @@ from appliance.oci.errors import (
 )
 from appliance.oci.manifest import SIZE_MAX
 from appliance.oci.mediatypes import OCI_INDEX, OCI_MANIFEST
-from appliance.registry import scrub
+from appliance.registry import round as round_
 from appliance.registry.progress import Progress
 from appliance.registry.registry import Registry
-from appliance.registry.scrub import ScrubRules
+from appliance.registry.round import ScrubRules
 from appliance.registry.sweep import SweepRules
 from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore
@@ -787,7 +787,7 @@ async def test_what_is_no_file_is_damaged_and_stops_no_sweep(
 async def test_where_nothing_can_be_read_nothing_is_taken_for_damaged(
     world: World, on_files: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(scrub, "_DOUBTS_MAX", 3)
+    monkeypatch.setattr(round_, "_DOUBTS_MAX", 3)
     await world.image(b"1", b"2", b"3", b"4", b"5", tag="1")
     await world.put(image(annotations={"big": "a" * 100_000}))
     opened = os.open
@@ -935,7 +935,7 @@ async def test_a_push_meanwhile_wins(world: World, monkeypatch: pytest.MonkeyPat
 async def test_a_round_that_was_interrupted_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrub, "_BATCH", 2)
+    monkeypatch.setattr(round_, "_BATCH", 2)
     layers = [bytes([number]) * 10 for number in range(20)]
     await world.image(*layers, tag="1")
     early, late = Digest.of(layers[0]), Digest.of(layers[-1])
@@ -1023,7 +1023,7 @@ async def test_it_reads_no_faster_than_it_may(
 async def test_findings_that_are_very_many_are_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrub, "_LISTED_MAX", 2)
+    monkeypatch.setattr(round_, "_LISTED_MAX", 2)
     layers = [bytes([number]) for number in range(5)]
     await world.image(*layers, tag="1")
     for layer in layers:
