@@ -41,7 +41,7 @@ class _Operator(Operator):
     """One that leaves logging alone: a command sets it up for all of its process, which is ours."""
 
     def __enter__(self) -> Self:
-        with patch("appliance.control.log.configure"):
+        with patch("appliance.reach.log.configure"):
             return super().__enter__()
 
 
