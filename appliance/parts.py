@@ -75,14 +75,9 @@ class DataFolder:
         except OSError as error:
             self.lock.release()
             raise SettingsError([f"{source}: {error}."]) from error
-        except SchemaTooNewError:
+        except SchemaTooNewError as error:
             self.lock.release()
-            raise SettingsError(
-                [
-                    f"{path} was written by a later version of this program; install that version"
-                    " or a later one."
-                ]
-            ) from None
+            raise SettingsError([f"{path} {error}."]) from None
         except sqlite3.OperationalError as error:
             self.lock.release()
             raise SettingsError([f"{path} cannot be opened: {error}."]) from error

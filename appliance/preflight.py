@@ -222,10 +222,8 @@ def _examine_catalogue(settings: Settings, findings: Findings, *, thorough: bool
             damage = _damage_of_copy(path)
             if damage is not None:
                 findings.faults.append(sentence_of_damage(path, damage))
-    except SchemaTooNewError:
-        findings.faults.append(
-            f"{path} was written by a later version of this program; install that version."
-        )
+    except SchemaTooNewError as error:
+        findings.faults.append(f"{path} {error}.")
     except (OSError, sqlite3.OperationalError) as error:
         findings.faults.append(f"{path} cannot be read: {error}.")
     except sqlite3.Error as error:

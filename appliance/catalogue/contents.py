@@ -9,29 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from appliance.catalogue.images import images_with
 from appliance.catalogue.integrity import read_only
 from appliance.catalogue.schema import migrate
 from appliance.oci.digest import Digest
 
 _IMAGES_SHOWN = 20
-
-_IMAGES = """
-    WITH RECURSIVE needing(repository, manifest) AS (
-        SELECT manifest.repository, manifest.blob FROM manifest
-        JOIN blob ON blob.id = manifest.blob WHERE blob.digest = :digest
-        UNION
-        SELECT edge.repository, edge.manifest FROM edge
-        JOIN blob ON blob.id = edge.target WHERE blob.digest = :digest
-        UNION
-        SELECT edge.repository, edge.manifest FROM needing
-        JOIN edge ON edge.target = needing.manifest AND edge.repository = needing.repository
-    )
-    SELECT repository.name, tag.name, blob.digest FROM needing
-    JOIN repository ON repository.id = needing.repository
-    JOIN blob ON blob.id = needing.manifest
-    LEFT JOIN tag ON tag.repository = needing.repository AND tag.manifest = needing.manifest
-    ORDER BY tag.name IS NULL, repository.name, tag.name LIMIT :limit
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +84,7 @@ class Contents:
 
     def images(self, digest: Digest) -> list[str]:
         """Name images that need a blob: by their tags, or by digest where they have none."""
-        rows = self._connection.execute(
-            _IMAGES, {"digest": str(digest), "limit": _IMAGES_SHOWN}
-        ).fetchall()
-        if any(tag is not None for _, tag, _ in rows):
-            rows = [row for row in rows if row[1] is not None]
-        return [f"{name}@{top}" if tag is None else f"{name}:{tag}" for name, tag, top in rows]
+        return list(images_with(self._connection, digest, _IMAGES_SHOWN).names)
 
 
 def fault_of_file(path: Path, size: int) -> str | None:

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from appliance.catalogue import soundness
 from appliance.catalogue.database import Database
 from appliance.catalogue.derived import Correction, corrections
+from appliance.catalogue.images import images_with
 from appliance.oci.damage import Finding, Held, Images, State
 from appliance.oci.digest import Digest
 from appliance.oci.errors import RegistryError
-
-_WALKED_MAX = 10_000
 
 _OF_ALL = "SELECT id FROM blob WHERE id > :after ORDER BY id LIMIT :limit"
 
@@ -32,30 +31,6 @@ _HELD = """
     SELECT digest, size, damaged, content,
         EXISTS (SELECT 1 FROM manifest WHERE manifest.blob = blob.id)
     FROM blob WHERE
-"""
-
-# From a blob up to whatever needs it, and from there to the tags.
-_IMAGES = """
-    WITH RECURSIVE needing (repository, manifest) AS (
-        SELECT repository, blob FROM manifest WHERE blob = :blob
-        UNION SELECT repository, manifest FROM edge WHERE target = :blob
-        UNION SELECT edge.repository, edge.manifest FROM needing
-            JOIN edge ON edge.target = needing.manifest AND edge.repository = needing.repository
-        LIMIT :walked
-    ),
-    named (name) AS (
-        SELECT repository.name || ':' || tag.name FROM needing
-        JOIN repository ON repository.id = needing.repository
-        JOIN tag ON tag.repository = needing.repository AND tag.manifest = needing.manifest
-        UNION ALL
-        SELECT repository.name || '@' || blob.digest FROM needing
-        JOIN repository ON repository.id = needing.repository
-        JOIN manifest
-            ON manifest.repository = needing.repository AND manifest.blob = needing.manifest
-        JOIN blob ON blob.id = needing.manifest
-        WHERE manifest.tags = 0 AND manifest.uses = 0
-    )
-    SELECT name, count(*) OVER () FROM named ORDER BY name LIMIT :limit
 """
 
 _EXTENT = "SELECT count(*), coalesce(sum(size), 0) FROM blob WHERE id > :after"
@@ -160,18 +135,7 @@ class Inspection:
 
     async def images(self, digest: Digest, limit: int) -> Images:
         """List images that need a blob, by the tags that lead to it."""
-
-        def reading(connection: sqlite3.Connection) -> Images:
-            row = connection.execute(
-                "SELECT id FROM blob WHERE digest = ?", (str(digest),)
-            ).fetchone()
-            if row is None:
-                return Images()
-            asked = {"blob": row[0], "limit": limit, "walked": _WALKED_MAX}
-            rows = connection.execute(_IMAGES, asked).fetchall()
-            return Images(tuple(name for name, _ in rows), rows[0][1] if rows else 0)
-
-        return await self._database.study(reading)
+        return await self._database.study(lambda connection: images_with(connection, digest, limit))
 
     # -- what follows from something else
 
@@ -251,10 +215,10 @@ class Inspection:
         checked = await self._database.check_pages(first)
         return checked.pages, checked.damaged
 
-    async def describe_pages(self, pages: Sequence[int]) -> list[Finding]:
-        """Tell of damaged pages what is in them."""
+    async def describe_pages(self, pages: Sequence[int], images_max: int) -> list[Finding]:
+        """Tell of damaged pages what is in them, and some of the images that have rows there."""
         return await self._database.study(
-            lambda connection: soundness.describe_pages(connection, pages)
+            lambda connection: soundness.describe_pages(connection, pages, images_max)
         )
 
     async def check_structure(self) -> list[Finding]:

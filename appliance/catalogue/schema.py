@@ -332,7 +332,14 @@ _USER_VERSION = slice(60, 64)
 
 
 class SchemaTooNewError(Exception):
-    """The file was written by a later version of this program."""
+    """The file was written by a later version of this program, or its version is damaged."""
+
+    def __str__(self) -> str:
+        return (
+            "was written by a later version of this program; install that version or a later one."
+            " If there never was one, the file is damaged: move it away, and bring a backup back"
+            " (registry restore), or make it anew from the blobs (registry rebuild)"
+        )
 
 
 def check_version(path: Path) -> None:

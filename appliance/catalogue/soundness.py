@@ -5,12 +5,14 @@ else has to come from a backup, or from the blobs.
 """
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 
-from appliance.oci.damage import Finding
+from appliance.catalogue.touched import images_touched
+from appliance.catalogue.trees import Tree, trees
+from appliance.oci.damage import Finding, Images
 
 REMEDY = (
     "stop the registry and bring a backup back (registry restore), or make the catalogue anew from"
@@ -84,31 +86,37 @@ _COUNTED = {
 }
 
 
-def describe_pages(connection: sqlite3.Connection, pages: Sequence[int]) -> list[Finding]:
+def describe_pages(
+    connection: sqlite3.Connection, pages: Sequence[int], images_max: int
+) -> list[Finding]:
     """Tell of damaged pages what is in them, as far as SQLite can tell."""
-    owners: dict[int, str] = {}
-    wanted = ", ".join(map(str, pages))
+    owners = dict[int, Tree]()
+    cut: list[Tree] = []
     unknown = ""
     with suppress(sqlite3.Error):  # too damaged, or SQLite was built without it
-        for page, name, kind in connection.execute(
-            "SELECT dbstat.pageno, dbstat.name, coalesce(known.type, 'table')"  # noqa: S608  numbers
-            " FROM dbstat LEFT JOIN sqlite_schema AS known ON known.name = dbstat.name"
-            f" WHERE dbstat.pageno IN ({wanted})"
-        ):
-            owners[page] = f"{kind} {name}"
+        for tree in trees(connection):
+            owners.update((page, tree) for page in pages if page in tree.places)
+            if not tree.is_whole:
+                cut.append(tree)
         unknown = _NOT_IN_USE
-    named = sorted((owners.get(page, unknown), page) for page in pages)
+    by_owner = defaultdict[str, list[int]](list)
+    for page in sorted(pages):
+        if page not in owners and cut:  # it was given up at a page that makes no sense
+            owners[page] = cut[-1]
+        owner = owners.get(page)
+        by_owner[f"{owner.kind} {owner.name}" if owner else unknown].append(page)
     return [
-        _finding([page for _, page in group], owner)
-        for owner, group in groupby(named, key=lambda one: one[0])
+        _finding(on, owner, images_touched(connection, owners.get(on[0]), on, images_max))
+        for owner, on in sorted(by_owner.items())
     ]
 
 
-def _finding(pages: list[int], owner: str) -> Finding:
+def _finding(pages: list[int], owner: str, images: Images) -> Finding:
     shown = ", ".join(map(str, pages[:10])) + (f" and {len(pages) - 10} more" if pages[10:] else "")
     what = f"catalogue, {owner}" if owner else "catalogue"
     several = "pages have" if pages[1:] else "page has"
-    return Finding(what, f"its {several} changed on the disk: {shown}; {REMEDY}", "damaged")
+    fault = f"its {several} changed on the disk: {shown}; {REMEDY}"
+    return Finding(what, fault, "damaged", images)
 
 
 def check_structure(connection: sqlite3.Connection) -> list[Finding]:

@@ -39,10 +39,8 @@ def rebuild(basis: Path | None, file: Path | None) -> None:
     try:
         with shown() as report:
             found = rebuild_catalogue(settings, basis, report)
-    except SchemaTooNewError:
-        raise ControlError(
-            "the catalogue was written by a later version of this program; install that version"
-        ) from None
+    except SchemaTooNewError as error:
+        raise ControlError(f"the catalogue {error}") from None
     except (RebuildError, BusyError, OSError) as error:
         raise ControlError(str(error)) from error
     for line in _table(found):

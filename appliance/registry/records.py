@@ -235,8 +235,8 @@ class InspectionRecords(Protocol):
         Returns how many there were, none after the last one, and which are damaged.
         """
 
-    async def describe_pages(self, pages: Sequence[int]) -> list[Finding]:
-        """Tell of damaged pages what is in them."""
+    async def describe_pages(self, pages: Sequence[int], images_max: int) -> list[Finding]:
+        """Tell of damaged pages what is in them, and some of the images that have rows there."""
 
     async def check_structure(self) -> list[Finding]:
         """Look at the catalogue as a whole: whether its parts fit together."""

@@ -27,7 +27,7 @@ from appliance.oci.damage import Finding, Held, Verified
 from appliance.oci.digest import Digest
 from appliance.oci.errors import NAME_UNKNOWN, STORE_UNAVAILABLE, RegistryError
 from appliance.oci.manifest import SIZE_MAX
-from appliance.registry.damage import GONE, Damage, Doubt
+from appliance.registry.damage import GONE, IMAGES_MAX, Damage, Doubt
 from appliance.registry.manifests import read_manifest
 from appliance.registry.pace import Pacer
 from appliance.registry.ports import BlobSource, BlobStore
@@ -155,7 +155,7 @@ class Round:
             await self._breathe(0.0)
         if damaged:
             self._acting = False
-            self._add(await self.records.describe_pages(damaged))
+            self._add(await self.records.describe_pages(damaged, IMAGES_MAX))
 
     async def _check_structure(self) -> None:
         self.report(Progress("checking the catalogue", 0))

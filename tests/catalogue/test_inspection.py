@@ -1,15 +1,14 @@
 """What a scrub asks of the catalogue: in bounded batches, and from one that may be damaged."""
 
 import sqlite3
-from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 
 from appliance.catalogue import database as database_module
-from appliance.catalogue import inspection as module
-from appliance.catalogue import soundness
+from appliance.catalogue import images, soundness
 from appliance.catalogue.database import Database
 from appliance.catalogue.inspection import Inspection
 from appliance.oci.digest import Digest
@@ -145,7 +144,7 @@ async def test_images_are_found_through_indexes_and_are_bounded(
     found = await inspection.images(digest(19), 3)
     assert found.names == ("many:t19", f"many@{digest(20)}")
     assert (await inspection.images(digest(99), 3)).names == ()
-    monkeypatch.setattr(module, "_WALKED_MAX", 5)
+    monkeypatch.setattr(images, "WALKED_MAX", 5)
     assert (await inspection.images(digest(1), 3)).count <= 5
 
 
@@ -198,24 +197,25 @@ async def test_damaged_pages_are_told_by_what_is_in_them(
         database.read("SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 0")
     )
     pages = [roots["link"], roots["link_blob"], roots["blob"]]
-    found = {one.what: one.fault for one in await inspection.describe_pages(pages)}
+    found = {one.what: one.fault for one in await inspection.describe_pages(pages, 3)}
     assert found.keys() == {
         "catalogue, table link",
         "catalogue, index link_blob",
         "catalogue, table blob",
     }
     assert str(roots["blob"]) in found["catalogue, table blob"]
-    many = await inspection.describe_pages(list(range(10_000, 10_020)))
+    many = await inspection.describe_pages(list(range(10_000, 10_020)), 3)
     assert [one.what for one in many] == ["catalogue, a page that is not in use"]
     assert "and 10 more" in many[0].fault
 
 
 def test_without_help_of_sqlite_pages_are_told_by_their_numbers() -> None:
-    class Failing:
-        def execute(self, query: str, parameters: Sequence[object] = ()) -> None:
-            raise sqlite3.OperationalError("no such table: dbstat")
+    def refusing(action: int, table: str | None, *_: str | None) -> int:
+        return sqlite3.SQLITE_DENY if table == "dbstat" else sqlite3.SQLITE_OK
 
-    [found] = soundness.describe_pages(Failing(), [7])  # type: ignore[arg-type]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.set_authorizer(refusing)
+        [found] = soundness.describe_pages(connection, [7], 3)
     assert found.what == "catalogue"
     assert "its page has changed on the disk: 7" in found.fault
 
