@@ -568,7 +568,7 @@ LOSSES: dict[str, tuple[type[Command], tuple[str, ...], str]] = {
     "backup/restore.py _write: sync_folder": (Restore, (), "went while"),
     "backup/restore.py restore: sync_folder #2": (Restore, (), "restored by half"),
     "catalogue/contents.py revised: fsync": (Rebuild, (), "is missing"),
-    "catalogue/seals.py Seals.forget: fsync": (Closing, ("chance",) * 12, "not what was written"),
+    "catalogue/seals.py Seals.forget: fsync": (Closing, ("chance",) * 60, "not what was written"),
     "catalogue/snapshots.py _finish: fsync": (Daily, (), "not whole"),
     "catalogue/snapshots.py _finish: sync_folder": (Daily, (), "of another day"),
     "layout.py Layout.writing: fsync": (Export, (), "is damaged"),

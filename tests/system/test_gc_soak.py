@@ -1,7 +1,8 @@
 """Nothing in use is removed while garbage goes; `python -m tests.soak --gc-storm` goes on for longer.
 
 The last tests make the daemon careless in one place each: what that does must be noticed. Where it
-matters for some milliseconds only, they make it slow there, too.
+matters for some milliseconds only, they make it slow there, too; the sweep itself goes on at once,
+where it would rest for several times as long.
 """
 
 import secrets
@@ -12,6 +13,11 @@ import pytest
 from tests.soak.gc_storm import Storm
 from tests.soak.model import Violation
 
+_WITHOUT_REST = """
+import appliance.registry.sweep
+appliance.registry.sweep._REST = 0
+appliance.registry.sweep._BATCH = 32
+"""
 _LEASES_DO_NOT_HOLD = """
 import trio
 from appliance.registry.leases import Leases
@@ -26,11 +32,11 @@ import trio
 from appliance.catalogue.garbage import Garbage
 from appliance.registry.leases import Leases
 Leases.take = lambda leases, *pair: leases._touch(pair)
-remove = Garbage._remove
-async def slowly(garbage, deleting, pairs):
+remove_links = Garbage.remove_links
+async def slowly(garbage, pairs):
     await trio.sleep(0.3)
-    return await remove(garbage, deleting, pairs)
-Garbage._remove = slowly
+    return await remove_links(garbage, pairs)
+Garbage.remove_links = slowly
 """
 _NO_LOCKS = """
 import time
@@ -71,4 +77,4 @@ def test_whatever_is_in_use_outlives_a_storm_of_sweeps(tmp_path: Path) -> None:
 )
 def test_a_careless_sweep_is_found_out(tmp_path: Path, careless: str, finding: str) -> None:
     with pytest.raises(Violation, match=finding):
-        Storm(tmp_path, secrets.token_hex(4), careless=careless).run(60)
+        Storm(tmp_path, secrets.token_hex(4), careless=_WITHOUT_REST + careless).run(60)
