@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from appliance.catalogue.database import Database
+from appliance.catalogue.rows import known_blobs
 from appliance.oci.digest import Digest
 from appliance.oci.garbage import IdleBlob, IdlePair, Place, Totals
 
@@ -144,11 +145,7 @@ class Garbage:
 
     async def known(self, digests: Sequence[Digest]) -> set[Digest]:
         """Return those of some digests of which there is a blob, in whatever repository."""
-        rows = self._database.read(
-            "SELECT digest FROM blob WHERE digest IN (SELECT value FROM json_each(?))",
-            (_listed(digests),),
-        )
-        return {Digest.parse(digest) for (digest,) in rows}
+        return known_blobs(self._database.read, digests)
 
     async def forget(self, digests: Sequence[Digest]) -> None:
         """Forget blobs that have left quarantine."""

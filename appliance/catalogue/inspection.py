@@ -11,6 +11,7 @@ from appliance.catalogue import soundness
 from appliance.catalogue.database import Database
 from appliance.catalogue.derived import Correction, corrections
 from appliance.catalogue.images import images_with
+from appliance.catalogue.rows import known_blobs
 from appliance.oci.damage import Finding, Held, Images, State
 from appliance.oci.digest import Digest
 from appliance.oci.errors import RegistryError
@@ -100,11 +101,7 @@ class Inspection:
 
     async def known(self, digests: Sequence[Digest]) -> set[Digest]:
         """Return those of some digests of which there is a blob, in whatever repository."""
-        return {
-            digest
-            for digest in digests
-            if self._database.read("SELECT 1 FROM blob WHERE digest = ?", (str(digest),))
-        }
+        return known_blobs(self._database.read, digests)
 
     async def condemn(self, digest: Digest) -> bool:
         """Mark a blob as damaged; tell whether it was not yet, and is there."""

@@ -19,6 +19,13 @@ CONTENT_MAX = 64 << 10
 """Bytes of a manifest that the catalogue holds itself; larger ones are in the store alone."""
 
 
+def known_blobs(read: _Read, digests: Iterable[Digest]) -> set[Digest]:
+    """Return those of some digests of which there is a blob, in whatever repository."""
+    query = "SELECT digest FROM blob WHERE digest IN (SELECT value FROM json_each(?))"
+    wanted = msgspec.json.encode([str(digest) for digest in digests]).decode()
+    return {Digest.parse(digest) for (digest,) in read(query, (wanted,))}
+
+
 def never(tag: str) -> bool:
     """Tell that no tag is fixed."""
     return False
