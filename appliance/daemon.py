@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,20 +26,25 @@ import trio
 from msgspec import structs
 
 from appliance import firststart, log, notify, preflight, work
+from appliance.accounts import keys
 from appliance.accounts.htpasswd import PasswordAccounts
+from appliance.accounts.keys import Keys
 from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
+from appliance.api.tokens import TokenResource
 from appliance.banner import describe
 from appliance.catalogue.snapshots import today
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
 from appliance.operations import OperatorApplication, limit_registry, make_registry, sweep_rules
 from appliance.parts import Parts, in_use
-from appliance.protocol.routes import Action
 from appliance.registry.access import Access
 from appliance.registry.round import ScrubRules
+from appliance.registry.throttle import Throttle
+from appliance.registry.tokens import Tokens
+from appliance.rulebook import policy
 from appliance.serve.certificates import CertificateError
 from appliance.serve.connection import Timeouts
 from appliance.serve.connections import Connections, Terms
@@ -55,6 +61,7 @@ _ABORT_SECONDS = 5.0
 _EXPIRE_AT_MOST_EVERY = 600.0
 _SNAPSHOT_AFTER = 10.0  # the first clients are served first
 _SNAPSHOTS_EVERY = 600.0  # looks whether a new day has begun
+_ROTATION_LOOK_EVERY = 3600.0
 _VERIFY_LOOK_EVERY = 300.0  # whether it is time to; by then a start is over
 _NEEDS_RESTART = (
     "server.listen",
@@ -118,7 +125,9 @@ class Daemon:
         self._settings = parts.settings
         self._registry = make_registry(parts.folder, parts.settings)
         self._accounts = PasswordAccounts(self._settings.htpasswd)
+        self._keys = Keys(self._settings.data / keys.FILE)
         self._rates = RequestLimits()
+        self._throttle = Throttle()
         self._limit_requests(self._settings)
         self._application = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
@@ -143,6 +152,7 @@ class Daemon:
                 nursery.start_soon(self._verify_at_times)
                 nursery.start_soon(self._follow_certificates)
                 nursery.start_soon(self._watch_catalogue)
+                nursery.start_soon(self._rotate_at_times)
                 self._started()
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
@@ -288,6 +298,15 @@ class Daemon:
         if found is not None:
             _log.info("verified", blobs=found.blobs, size=found.size, **found.counts)
 
+    async def _rotate_at_times(self) -> None:
+        while True:
+            await trio.sleep(_ROTATION_LOOK_EVERY)
+            await _attempt("rotation of the keys for tokens", self._rotate)
+
+    async def _rotate(self) -> None:
+        if await work.disk(self._parts.signing.rotate, time.time()):
+            _log.info("tokens are signed with a new key")
+
     async def _follow_certificates(self) -> None:
         while self._parts.tls is not None:
             await trio.sleep(_CERTIFICATES_EVERY)
@@ -309,10 +328,15 @@ class Daemon:
 
     def _assemble(self, settings: Settings) -> Application:
         limit_registry(self._registry, settings)
+        tokens = Tokens(self._parts.signing)
         access = Access(
             accounts=self._accounts,
+            keys=self._keys,
+            policy=policy(settings),
+            tokens=tokens,
+            throttle=self._throttle,
             realm=settings.auth.realm,
-            anonymous=[Action(action) for action in settings.auth.anonymous],
+            public_url=settings.server.public_url,
         )
         return Application(
             registry=self._registry,
@@ -322,6 +346,7 @@ class Daemon:
             body_max=settings.limits.max_body,
             chunk_min=settings.limits.chunk_min,
             rates=self._rates,
+            tokens=TokenResource(access, tokens),
         )
 
     def _redirecting(self, settings: Settings) -> RedirectToTls:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from appliance.accounts import editing
-from appliance.accounts.htpasswd import hash_password
+from appliance.accounts.schemes import hash_password
 from appliance.durable import replace_file
 from appliance.serve.certificates import Authority, Certificate, host_names, load
 from appliance.settings import Settings

@@ -6,11 +6,13 @@ Whatever cannot be opened is one sentence for the operator; nothing is left open
 import hashlib
 import os
 import sqlite3
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from appliance import firststart, preflight
-from appliance.accounts.editing import AccountError
+from appliance.accounts.files import AccountError
+from appliance.accounts.signing import SigningKeyError, SigningKeys
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.inspection import Inspection
@@ -27,6 +29,8 @@ from appliance.serve.tls import server_context
 from appliance.settings import Settings, SettingsError
 from appliance.storage.files import FileStore
 from appliance.wholeness import CATALOGUE, fault_of_folder, sentence_of_damage
+
+_SIGNING_KEYS = "token-keys.json"
 
 
 def in_use(settings: Settings, note: Note | None) -> str:
@@ -111,7 +115,8 @@ class Parts:
             self.certificates = firststart.certificates(settings, self.authority)
             firststart.administrator(settings)
             self.tls = tls_context(settings, self.certificates)
-        except (CertificateError, AccountError, OSError) as error:
+            self.signing = SigningKeys.open(settings.data / _SIGNING_KEYS, time.time())
+        except (CertificateError, AccountError, SigningKeyError, OSError) as error:
             raise SettingsError([f"{source}: {error}."]) from error
         self.sockets = preflight.open_sockets(settings, source)
         if self.sockets.faults:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from appliance import lock
 from appliance.accounts import editing
+from appliance.accounts.files import AccountError
 from appliance.catalogue.database import Database
 from appliance.catalogue.integrity import SMALL
 from appliance.catalogue.schema import SchemaTooNewError
@@ -181,7 +182,7 @@ def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> N
         return
     try:
         found = editing.accounts(file)
-    except editing.AccountError as error:
+    except AccountError as error:
         findings.faults.append(f"{source}: auth.htpasswd: {error}; mend its permissions.")
         return
     findings.warnings += [

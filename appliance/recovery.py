@@ -49,7 +49,7 @@ class Recovery:
         ((manifest,),) = self._connection.execute(
             "SELECT id FROM blob WHERE digest = ?", (str(tag.digest),)
         )
-        put_tag(self._connection, owner, tag.name, manifest, is_fixed=False)
+        put_tag(self._connection, owner, tag.name, manifest, objection=None)
         return True
 
     def recover(self) -> list[Digest]:

@@ -21,11 +21,14 @@ from appliance.tables import (
     IN_THE_FILE_ALONE,
     Auth,
     Gc,
+    Group,
     Limits,
     Log,
+    Namespace,
     Pair,
     Push,
     Quota,
+    Rule,
     Server,
     Settings,
     Storage,
@@ -43,13 +46,16 @@ __all__ = [
     "Auth",
     "Duration",
     "Gc",
+    "Group",
     "Interval",
     "Limits",
     "Log",
+    "Namespace",
     "Network",
     "Pair",
     "Push",
     "Quota",
+    "Rule",
     "Server",
     "Settings",
     "SettingsError",
@@ -62,6 +68,8 @@ __all__ = [
 
 DEFAULT_FILE = Path("/etc/registry.toml")
 
+_LISTS: Mapping[str, type[Struct]] = {"rule": Rule, "group": Group, "namespace": Namespace}
+_REQUIRED = {"rule": ("repositories", "accounts"), "group": ("name",), "namespace": ("name",)}
 _SWITCH = {"true": True, "false": False}
 
 
@@ -86,8 +94,11 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
         f"{source}: [{name}] is unknown{_near(name, _types(Settings))}; remove it."
         for name in sorted(unknown)
     ]
-    found = {}
+    found: dict[str, Any] = {}
     for name, table in _types(Settings).items():
+        if name in _LISTS:
+            found[name] = _listed(source, name, tables.get(name, []), faults)
+            continue
         keys = tables.get(name, {})
         if not isinstance(keys, dict):
             faults.append(f"{source}: {name} must be a table, [{name}], not {_shown(keys)}.")
@@ -133,6 +144,20 @@ def _convert(
             (meta,) = types[key].__metadata__
             faults.append(f"{place} must be {meta.description}, not {_shown(value)}.")
     return converted
+
+
+def _listed(source: Path, name: str, given: object, faults: list[str]) -> tuple[Struct, ...]:
+    """Convert the tables of a list, each [[name]]."""
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        faults.append(f"{source}: {name} must be tables, each [[{name}]], not {_shown(given)}.")
+        return ()
+    converted = []
+    for number, keys in enumerate(given, start=1):
+        place = f"{source}: {name} {number}"
+        faults += [f"{place} lacks {key}; say which." for key in _REQUIRED[name] if key not in keys]
+        values = {key: (f"{place}, {key},", value) for key, value in keys.items()}
+        converted.append(_LISTS[name](**_convert(_LISTS[name], values, faults)))
+    return tuple(converted)
 
 
 def _from_environment(
@@ -184,6 +209,36 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
         f"{source}: {address} stands in server.listen and in server.plain; remove one."
         for address in sorted(set(server.listen) & set(server.plain))
         if address.port
+    ]
+    return faults + _unknown_groups(source, settings)
+
+
+def _unknown_groups(source: Path, settings: Settings) -> list[str]:
+    """Find groups that are meant and do not exist, or exist twice, and rules that say nothing."""
+    groups = [group.name for group in settings.group]
+    faults = [
+        f"{source}: there are several groups called {name}; make them one."
+        for name in sorted({name for name in groups if groups.count(name) > 1})
+    ]
+    meant = [(f"rule {number}", rule.accounts) for number, rule in enumerate(settings.rule, 1)]
+    meant += [
+        (
+            f"namespace {space.name}",
+            (*space.guest, *space.developer, *space.maintainer, *space.admin),
+        )
+        for space in settings.namespace
+    ]
+    for place, accounts in meant:
+        faults += [
+            f"{source}: {place} means the group {name[1:]}, which is not there"
+            f"{_near(name[1:], groups)}; add it as [[group]]."
+            for name in accounts
+            if name.startswith("@") and name[1:] not in groups
+        ]
+    faults += [
+        f"{source}: rule {number} neither allows nor denies anything; give it allow or deny."
+        for number, rule in enumerate(settings.rule, 1)
+        if not rule.allow and not rule.deny
     ]
     return faults
 

@@ -114,6 +114,68 @@ class Auth(Struct, frozen=True, kw_only=True):
         tuple[Literal["pull"], ...],
         Meta(description='a list of what needs no account, [] or ["pull"]'),
     ] = ()
+    admins: _Texts = ("admin",)
+
+
+_Who = Annotated[
+    str,
+    Meta(pattern=r"\A(\*|\(anonymous\)|@?[^\s:@(*][^\s:]*)\Z"),
+]
+_Whoever = Annotated[
+    tuple[_Who, ...],
+    Meta(
+        description='a list of accounts, of groups as in "@team", of "*" for every account'
+        ' and of "(anonymous)" for whoever has none'
+    ),
+]
+_Members = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z")], ...],
+    Meta(description='a list of accounts, as in ["alice", "bob"]'),
+]
+_Patterns = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"\A[a-z0-9._*?/\[\]!-]+\Z")], ...],
+    Meta(min_length=1, description='a list of repositories, as in ["team/*", "base"]'),
+]
+_Rights = Annotated[
+    tuple[Literal["pull", "push", "overwrite", "delete", "admin"], ...],
+    Meta(description='a list of "pull", "push", "overwrite", "delete" and "admin"'),
+]
+_Word = Annotated[
+    str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]*\Z", description='a word, as in "developers"')
+]
+_Name = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[a-z0-9._-]+(/[a-z0-9._-]+)*\Z",
+        description='a name of repositories, as in "team" or "team/project"',
+    ),
+]
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """`[[rule]]`: what some accounts may, or may not, do in some repositories."""
+
+    repositories: _Patterns = ()
+    accounts: _Whoever = ()
+    allow: _Rights = ()
+    deny: _Rights = ()
+
+
+class Group(Struct, frozen=True, kw_only=True):
+    """`[[group]]`: accounts that rules name together."""
+
+    name: _Word = ""
+    members: _Members = ()
+
+
+class Namespace(Struct, frozen=True, kw_only=True):
+    """`[[namespace]]`: who has which role in the repositories of a name and below it."""
+
+    name: _Name = ""
+    guest: _Whoever = ()
+    developer: _Whoever = ()
+    maintainer: _Whoever = ()
+    admin: _Whoever = ()
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -204,6 +266,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     gc: Gc = Gc()
     verify: Verify = Verify()
     log: Log = Log()
+    rule: tuple[Rule, ...] = ()
+    group: tuple[Group, ...] = ()
+    namespace: tuple[Namespace, ...] = ()
 
     @property
     def data(self) -> Path:

@@ -7,12 +7,27 @@ from typing import get_type_hints
 
 import pytest
 
+from appliance.protocol.routes import Action
 from appliance.registry.space import reserve_of
-from appliance.settings import IN_THE_FILE_ALONE, Pair, Quota, Settings, Size, load
+from appliance.rulebook import policy
+from appliance.settings import (
+    IN_THE_FILE_ALONE,
+    Group,
+    Namespace,
+    Pair,
+    Quota,
+    Rule,
+    Settings,
+    Size,
+    load,
+)
 
 SHIPPED = Path(__file__).parent.parent / "packaging" / "registry.toml"
-EXAMPLE = re.compile(r"^#\[\[(\w+\.\w+)\]\]\n(?:#\w+ = .*\n)+", re.MULTILINE)
+EXAMPLE = re.compile(r"^#\[\[(\w+(?:\.\w+)?)\]\]\n(?:#\w+ = .*\n)+", re.MULTILINE)
 OUT_OF_COMMENT = re.compile(r"^#(?=\w+ = |\[)", re.MULTILINE)
+
+LISTS: dict[str, type] = {"rule": Rule, "group": Group, "namespace": Namespace}
+TABLES = {name: kind for name, kind in get_type_hints(Settings).items() if name not in LISTS}
 
 DEFAULTS_OF_THE_SYSTEM = {
     "storage": {"path": "/var/lib/registry", "reserve": "1GiB"},
@@ -27,18 +42,21 @@ def uncommented(text: str) -> str:
 
 def test_as_it_stands_it_sets_nothing() -> None:
     assert load(SHIPPED, {}) == Settings()
-    assert tomllib.loads(SHIPPED.read_text()) == {name: {} for name in get_type_hints(Settings)}
+    assert tomllib.loads(SHIPPED.read_text()) == {name: {} for name in TABLES}
 
 
 def test_it_names_every_key_of_every_table_once() -> None:
     shown = tomllib.loads(uncommented(SHIPPED.read_text()))
-    assert {table: list(keys) for table, keys in shown.items()} == {
+    assert shown.keys() == {*TABLES, *LISTS}
+    assert {table: list(shown[table]) for table in TABLES} == {
         table: [
             *(key for key in get_type_hints(kind) if key not in IN_THE_FILE_ALONE),
             *(key for key in get_type_hints(kind) if key in IN_THE_FILE_ALONE),
         ]
-        for table, kind in get_type_hints(Settings).items()
+        for table, kind in TABLES.items()
     }
+    for name, kind in LISTS.items():
+        assert {key for table in shown[name] for key in table} == get_type_hints(kind).keys()
 
 
 def test_every_value_it_shows_is_the_default(tmp_path: Path) -> None:
@@ -82,6 +100,20 @@ def test_its_example_of_a_quota_works(tmp_path: Path) -> None:
     file = tmp_path / "registry.toml"
     file.write_text(uncommented(example_of("push.quota")))
     assert load(file, {}).push.quota == (Quota(repositories="team", size=Size(50 << 30)),)
+
+
+def test_its_example_of_rules_works(tmp_path: Path) -> None:
+    file = tmp_path / "registry.toml"
+    text = SHIPPED.read_text()
+    file.write_text(uncommented(text[text.index("#[[group]]") :]))
+    rules = policy(load(file, {}))
+    assert rules.allows("alice", Action.PUSH, "team/app")
+    assert rules.allows("ci", Action.PUSH, "team/release")
+    assert not rules.allows("ci", Action.OVERWRITE, "team/app")
+    assert not rules.allows("carol", Action.PULL, "team/app")
+    assert rules.allows("carol", Action.PULL, "base/app")
+    assert rules.allows("alice", Action.DELETE, "base/app")
+    assert not rules.allows("alice", Action.DELETE, "base/release")
 
 
 def example_of(key: str) -> str:

@@ -1,18 +1,11 @@
 """Changing a password file: one account at a time, everything else in it left as it stands."""
 
-import fcntl
-import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from appliance.accounts.files import AccountError, locked
 from appliance.accounts.htpasswd import PasswordFile
 from appliance.durable import replace_file
-
-
-class AccountError(Exception):
-    """What was asked cannot be done to this file; the message is one sentence."""
 
 
 def check_name(name: str) -> None:
@@ -37,7 +30,7 @@ def require(path: Path, name: str) -> None:
 def add(path: Path, name: str, hashed: bytes) -> None:
     """Add an account; raises AccountError if it is there already."""
     check_name(name)
-    with _locked(path):
+    with locked(path):
         lines = _read(path).splitlines()
         if _find(lines, name) is not None:
             raise AccountError(
@@ -49,7 +42,7 @@ def add(path: Path, name: str, hashed: bytes) -> None:
 def set_password(path: Path, name: str, hashed: bytes) -> None:
     """Give an account another password; raises AccountError if there is no such account."""
     check_name(name)
-    with _locked(path):
+    with locked(path):
         lines = _read(path).splitlines()
         first = _require(path, lines, name)
         kept = _without(lines[first + 1 :], name)
@@ -59,7 +52,7 @@ def set_password(path: Path, name: str, hashed: bytes) -> None:
 def remove(path: Path, name: str) -> None:
     """Remove an account; raises AccountError if there is no such account."""
     check_name(name)
-    with _locked(path):
+    with locked(path):
         lines = _read(path).splitlines()
         _require(path, lines, name)
         _write(path, _without(lines, name))
@@ -106,17 +99,3 @@ def _write(path: Path, lines: list[bytes]) -> None:
         replace_file(path, b"".join(line + b"\n" for line in lines), mode=mode)
     except OSError as error:
         raise AccountError(f"{path} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep two edits apart: the folder is what is locked, as the file itself is replaced."""
-    try:
-        descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise AccountError(f"{path.parent} cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

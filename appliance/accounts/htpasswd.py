@@ -1,6 +1,6 @@
-"""Accounts in an htpasswd file, bcrypt only, cheap to check and quick to change.
+"""Accounts in an htpasswd file, cheap to check and quick to change.
 
-A bcrypt check costs a tenth of a second or more on purpose, and clients send their password with
+A check costs a tenth of a second or more on purpose, and clients send their password with
 every request. So a check that succeeded is remembered for a while under a keyed hash of account, stored
 hash and password with a key that never leaves this process: the cache holds no password, an edited
 entry no longer matches it, and many requests that arrive at once share one check. The file is
@@ -12,8 +12,6 @@ time does not tell which names exist.
 
 import hashlib
 import math
-import os
-import re
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -24,23 +22,14 @@ import structlog
 import trio
 
 from appliance import work
+from appliance.accounts.files import stamp
+from appliance.accounts.schemes import COST, check_password, parse_hash
 from appliance.oci.errors import TOO_MANY_LOGINS
 from appliance.protocol.credentials import Credentials
-
-PASSWORD_MAX = 72
-"""Bytes of a password that bcrypt looks at; later ones are ignored, as every htpasswd tool does."""
-
-COST = 12
-"""The cost of hashes made here: about a third of a second, once every few minutes per client."""
-
-COST_MIN = 10
-"""The cost below which a hash is weak: whoever stole the file could try passwords too quickly."""
 
 _REMEMBER_SECONDS = 300.0
 _REMEMBERED_MAX = 10_000
 _WAITING_MAX = 64  # different logins under way; more would wait longer than clients do
-# Cost, salt of 16 bytes (its last character carries two bits only), hash.
-_HASH = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _NAME_MAX = 255
 
 _log = structlog.get_logger()
@@ -56,7 +45,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class PasswordFile:
-    """What a password file says: account → bcrypt hash, and the lines that say nothing usable."""
+    """What a password file says: account → hash, and the lines that say nothing usable."""
 
     hashes: dict[str, bytes]
     faults: tuple[Fault, ...]
@@ -83,26 +72,6 @@ class PasswordFile:
         return cls(hashes, tuple(faults), weaknesses)
 
 
-def hash_password(password: bytes, cost: int = COST) -> bytes:
-    """Make the bcrypt hash to store; raises ValueError with a sentence for a password unfit for it."""
-    if not password:
-        raise ValueError("the password is empty")
-    if len(password) > PASSWORD_MAX:
-        raise ValueError(f"the password has {len(password)} bytes; bcrypt takes {PASSWORD_MAX}")
-    if b"\0" in password:
-        raise ValueError("the password contains a NUL byte")
-    return bcrypt.hashpw(password, bcrypt.gensalt(cost))
-
-
-def check_password(password: bytes, stored: bytes) -> bool:
-    """Compare a password with a bcrypt hash, at the hash's full cost whatever the password is."""
-    fit = b"\0" not in password
-    same = bcrypt.checkpw(
-        password[:PASSWORD_MAX] if fit else b"", b"$2b$" + stored.removeprefix(stored[:4])
-    )
-    return same and fit
-
-
 def _reason_to_ignore(name: bytes, colon: bytes, value: bytes, known: dict[str, bytes]) -> str:
     if not colon or not name:
         return "it does not read name:hash"
@@ -116,10 +85,10 @@ def _reason_to_ignore(name: bytes, colon: bytes, value: bytes, known: dict[str, 
         return f"no account is called {account}: such names are the registry's own"
     if account in known:
         return f"{account} stands in an earlier line already"
-    shape = _HASH.fullmatch(value)
-    if shape is None or not 4 <= int(shape[1]) <= 31:
+    if parse_hash(value) is None:
         return (
-            f"the hash of {account} is not bcrypt; set it anew with: registry user passwd {account}"
+            f"what stands for {account} is no hash of a scheme that is known, and plain text is not"
+            f" taken; set it anew with: registry user passwd {account}"
         )
     return ""
 
@@ -137,14 +106,19 @@ class PasswordAccounts:
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
         self._checks: dict[bytes, _Check] = {}
 
+    async def recall(self, credentials: Credentials) -> bool:
+        """Tell whether this password has just been found to be the account's, at little cost."""
+        if stamp(self._path) != self._stamp:
+            await self.refresh()
+        proof = self._proof(credentials, self._stored(credentials.account))
+        return self._remembered.get(proof, -math.inf) > trio.current_time()
+
     async def verify(self, credentials: Credentials) -> bool:
         """Tell whether the password is the account's, as the file stands now."""
-        if _stamp(self._path) != self._stamp:
-            await self.refresh()
-        stored = self._file.hashes.get(credentials.account, self._nobody)
-        proof = self._proof(credentials, stored)
-        if self._remembered.get(proof, -math.inf) > trio.current_time():
+        if await self.recall(credentials):
             return True
+        stored = self._stored(credentials.account)
+        proof = self._proof(credentials, stored)
         check = self._checks.get(proof)
         if check is None:
             if len(self._checks) >= _WAITING_MAX:
@@ -159,17 +133,27 @@ class PasswordAccounts:
             return True
         return False
 
+    async def generation(self, account: str) -> str | None:
+        """Return what changes with an account's password; None if there is no such account."""
+        if stamp(self._path) != self._stamp:
+            await self.refresh()
+        stored = self._file.hashes.get(account)
+        if stored is None:
+            return None
+        # A hash of a hash with a salt of its own: whoever has a token learns nothing from it.
+        return hashlib.blake2b(stored, digest_size=16, person=b"generation").hexdigest()
+
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about an account's hash; None if nothing is."""
         return self._file.weaknesses.get(account)
 
     async def refresh(self) -> None:
         """Read the file again if it has changed; a file that cannot be read has no accounts."""
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
+        found = stamp(self._path)
+        if found == self._stamp:
             return
         async with self._reading:
-            if stamp == self._stamp:
+            if found == self._stamp:
                 return
             try:
                 content = await work.disk(self._path.read_bytes)
@@ -181,7 +165,7 @@ class PasswordAccounts:
                 return
             self._file = PasswordFile.parse(content)
             self._nobody = _hash_of_nobody(self._file)
-            self._stamp = stamp
+            self._stamp = found
             for fault in self._file.faults:
                 _log.warning(
                     "password line ignored",
@@ -189,6 +173,9 @@ class PasswordAccounts:
                     line=fault.line,
                     reason=fault.reason,
                 )
+
+    def _stored(self, account: str) -> bytes:
+        return self._file.hashes.get(account, self._nobody)
 
     def _proof(self, credentials: Credentials, stored: bytes) -> bytes:
         account = credentials.account.encode()
@@ -203,7 +190,7 @@ class PasswordAccounts:
 
 
 class _Check:
-    """One bcrypt check that any number of requests wait for."""
+    """One check that any number of requests wait for."""
 
     def __init__(self, credentials: Credentials, stored: bytes, nobody: bytes) -> None:
         self._credentials = credentials
@@ -217,7 +204,7 @@ class _Check:
         async with self._turn:
             if self._same is None:
                 self._same = await self._compare(self._stored)
-                if not self._same and _cost(self._stored) < _cost(self._nobody):
+                if not self._same and _effort(self._stored) < _effort(self._nobody):
                     # A cheap refusal would tell that the account exists.
                     await self._compare(self._nobody)
             return self._same
@@ -226,28 +213,24 @@ class _Check:
         return await work.password(check_password, self._credentials.password, stored)
 
 
-def _stamp(path: Path) -> object:
-    try:
-        state = os.stat(path)  # noqa: PTH116  on every request, and a third of the price
-    except OSError as error:
-        return error.errno
-    return state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino
-
-
 def _weakness(account: str, stored: bytes) -> str:
-    if _cost(stored) >= COST_MIN:
+    found = parse_hash(stored)
+    if found is None or not found.weakness:
         return ""
     return (
-        f"the password of {account} is kept as a weak hash, bcrypt at cost {_cost(stored)};"
+        f"the password of {account} is kept as a weak hash, {found.weakness};"
         f" set it anew: registry user passwd {account}"
     )
 
 
-def _cost(stored: bytes) -> int:
-    return int(stored[4:6])
+def _effort(stored: bytes) -> float:
+    found = parse_hash(stored)
+    return found.effort if found else 0.0
 
 
 def _hash_of_nobody(file: PasswordFile) -> bytes:
     """Make up a hash that costs as much to check as the dearest real one; no password has it."""
-    cost = max(map(_cost, file.hashes.values()), default=COST)
-    return bcrypt.gensalt(cost) + secrets.token_hex(16)[:31].encode()
+    dearest = parse_hash(max(file.hashes.values(), key=_effort, default=b""))
+    if dearest is None:
+        return bcrypt.gensalt(COST) + secrets.token_hex(16)[:31].encode()
+    return dearest.like().value

@@ -1,6 +1,7 @@
 """The application: each request is routed, let through the gate, handled and logged, here alone.
 
-There is no other way to a handler than `_admit`, which asks `registry.access` once. What is wrong
+There is no other way to a handler than `_admit`, which asks `registry.access` once: a handler wants the
+proof that only a gate can make. What is wrong
 under `/v2/` is told only to those who may ask there at all, so an unknown path needs an account
 like a known one. Whatever a handler raises becomes an answer here: a `RegistryError` its row as
 JSON, anything else a 500 without detail and a traceback in the log.
@@ -19,14 +20,15 @@ from appliance.api.exchange import Exchange
 from appliance.api.limits import RequestLimits
 from appliance.api.manifests import ListResource, ManifestResource, RepositoryResource
 from appliance.api.service import ServiceResource
+from appliance.api.tokens import TokenResource
 from appliance.api.uploads import UploadResource, UploadsResource
 from appliance.oci.errors import RegistryError
 from appliance.protocol.routes import Action, Resource, Route, is_private, resolve
-from appliance.registry.access import Account, Gate
+from appliance.registry.access import NOBODY, Account, Gate, Grant
 from appliance.registry.registry import Registry
 from appliance.registry.space import ReserveReachedError
 
-Handler = Callable[[Exchange, Route, Account], Awaitable[None]]
+Handler = Callable[[Exchange, Grant], Awaitable[None]]
 
 CLIENT_GONE = 499
 """The status in the log of a request whose client left before the answer."""
@@ -36,7 +38,6 @@ _log = structlog.get_logger()
 _QUIET_PATHS = {resource.value.encode() for resource in (Resource.HEALTH, Resource.READY)}
 _LOGGED_MAX = 1024  # bytes of a path in the log
 _PLAIN = re.compile(rb"[A-Za-z0-9._/:-]*")
-_NOBODY = Account("", claimed=False)
 
 
 class Application:
@@ -52,6 +53,7 @@ class Application:
         body_max: int = 0,
         chunk_min: int = 0,
         rates: RequestLimits | None = None,
+        tokens: TokenResource | None = None,
     ) -> None:
         self._access = access
         self._space = registry.space
@@ -60,7 +62,7 @@ class Application:
         self._body_max = body_max
         service = ServiceResource(registry.readiness, authority)
         blob = BlobResource(registry.blobs)
-        manifest = ManifestResource(registry.manifests)
+        manifest = ManifestResource(registry.manifests, access)
         repository = RepositoryResource(registry.manifests)
         lists = ListResource(registry.manifests, access)
         uploading = UploadsResource(registry.uploads, access, chunk_min)
@@ -70,6 +72,8 @@ class Application:
             (Resource.HEALTH, "GET"): service.health,
             (Resource.READY, "GET"): service.ready,
             (Resource.CA, "GET"): service.authority,
+            (Resource.TOKEN, "GET"): tokens.get if tokens else service.missing,
+            (Resource.TOKEN, "POST"): tokens.post if tokens else service.missing,
             (Resource.BASE, "GET"): service.base,
             (Resource.CATALOG, "GET"): lists.repositories,
             (Resource.TAGS, "GET"): lists.tags,
@@ -113,10 +117,10 @@ class Application:
             if exchange.raw_path not in _QUIET_PATHS:
                 self._rates.check_address(exchange.client)
             exchange.check_framing()
-            route, account = await self._admit(exchange)
+            grant = await self._admit(exchange)
             _note_namespace(exchange)
-            await self._warn(exchange, route, account)
-            await self.handlers[route.resource, route.method](exchange, route, account)
+            await self._warn(exchange, grant.route, grant.account)
+            await self.handlers[grant.route.resource, grant.route.method](exchange, grant)
         except RegistryError as error:
             if error.row.status >= 500 and not isinstance(error, ReserveReachedError):
                 _log.error("request failed", reason=error.message, cause=repr(error.__cause__))
@@ -130,22 +134,21 @@ class Application:
                 document = {"errors": [{"code": "UNKNOWN", "message": "internal error"}]}
                 await exchange.answer_json(500, document)
 
-    async def _admit(self, exchange: Exchange) -> tuple[Route, Account]:
+    async def _admit(self, exchange: Exchange) -> Grant:
         try:
             route = resolve(exchange.method, exchange.raw_path)
         except RegistryError:
             if is_private(exchange.raw_path):
-                await self._pass_gate(exchange, Action.LOGIN, "")
+                account = await self._authenticate(exchange)
+                self._access.check(account, Action.LOGIN, "", exchange.claim)
             raise
-        if route.action is None:
-            return route, _NOBODY
-        return route, await self._pass_gate(exchange, route.action, route.name)
+        account = NOBODY if route.action is None else await self._authenticate(exchange)
+        return self._access.admit(account, route, exchange.claim)
 
-    async def _pass_gate(self, exchange: Exchange, action: Action, repository: str) -> Account:
-        account = await self._access.authenticate(exchange.headers(b"authorization"))
+    async def _authenticate(self, exchange: Exchange) -> Account:
+        account = await self._access.authenticate(exchange.claim)
         exchange.account = account.name
         self._rates.check_account(account)
-        self._access.check(account, action, repository)
         return account
 
     async def _warn(self, exchange: Exchange, route: Route, account: Account) -> None:

@@ -5,8 +5,7 @@ from secrets import token_hex
 from appliance.api.exchange import Exchange
 from appliance.oci.digest import Digest
 from appliance.protocol.ranges import Span, byteranges, select_spans
-from appliance.protocol.routes import Route
-from appliance.registry.access import Account
+from appliance.registry.access import Grant
 from appliance.registry.blobs import Blobs
 
 _BYTES = ("Content-Type", "application/octet-stream")
@@ -21,10 +20,10 @@ class BlobResource:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
-    async def get(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def get(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 200, 206 for parts of it, 304 to a client that has it, or only the head."""
-        digest = Digest.parse(route.tail)
-        size = await self._blobs.size(route.name, digest)
+        digest = Digest.parse(grant.route.tail)
+        size = await self._blobs.size(grant.route.name, digest)
         headers = [
             ("Accept-Ranges", "bytes"),
             ("Cache-Control", IMMUTABLE),
@@ -47,9 +46,9 @@ class BlobResource:
             parts = byteranges(spans, size, _BYTES[1], boundary)
             return await exchange.answer_region(206, headers, region, *parts)
 
-    async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def delete(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 202 once the repository has the blob no more."""
-        await self._blobs.delete(route.name, Digest.parse(route.tail))
+        await self._blobs.delete(grant.route.name, Digest.parse(grant.route.tail))
         await exchange.answer(202)
 
 

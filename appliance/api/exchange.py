@@ -24,7 +24,9 @@ from appliance.oci.errors import (
     ErrorRow,
     RegistryError,
 )
+from appliance.protocol.addresses import HOST
 from appliance.protocol.pace import Pace
+from appliance.registry.access import Claim
 from appliance.registry.ports import Sink
 
 _PARAMETERS_MAX = 4096
@@ -65,6 +67,22 @@ class Exchange(Answering):
         """The address the request came from, IPv4 in its own notation on any socket."""
         peer = self._scope.get("client")
         return peer[0].removeprefix("::ffff:") if peer else ""
+
+    @property
+    def claim(self) -> Claim:
+        """What the request says about who sends it."""
+        return Claim(
+            self.headers(b"authorization"),
+            self.client,
+            self.origin,
+            by_browser=b"text/html" in b",".join(self.headers(b"accept")),
+        )
+
+    @property
+    def origin(self) -> str:
+        """How the client calls this registry, without a path; "" where its Host is no name."""
+        host = self.header(b"host") or ""
+        return f"{self._scope.get('scheme', 'http')}://{host}" if HOST.fullmatch(host) else ""
 
     def may_have(self, name: bytes) -> bool:
         """Tell at no cost that a parameter is not there; one that may be is to be looked for."""

@@ -18,8 +18,8 @@ from appliance.oci.manifest import SIZE_MAX
 from appliance.oci.mediatypes import OCI_INDEX
 from appliance.oci.names import parse_reference, parse_tag
 from appliance.protocol.paging import Page, next_link
-from appliance.protocol.routes import Action, Route
-from appliance.registry.access import Account, Gate
+from appliance.protocol.routes import Action
+from appliance.registry.access import Gate, Grant
 from appliance.registry.manifests import Manifests
 
 TAGS_MAX = 50
@@ -29,13 +29,14 @@ TAGS_MAX = 50
 class ManifestResource:
     """`/v2/<name>/manifests/<reference>` ("Pulling manifests", "Pushing Manifests")."""
 
-    def __init__(self, manifests: Manifests) -> None:
+    def __init__(self, manifests: Manifests, access: Gate) -> None:
         self._manifests = manifests
+        self._access = access
 
-    async def get(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def get(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 200 with the bytes as pushed, 304 to a client that has them, or only the head."""
-        reference = _existing(route.tail)
-        found = await self._manifests.find(route.name, reference)
+        reference = _existing(grant.route.tail)
+        found = await self._manifests.find(grant.route.name, reference)
         digest = found.descriptor.digest
         headers = _described(digest, found.descriptor.media_type)
         if isinstance(reference, Digest):
@@ -47,26 +48,31 @@ class ManifestResource:
         else:
             await exchange.answer(200, headers, await self._manifests.content(found))
 
-    async def put(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def put(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 201 once the manifest is stored and whatever tags were named point to it.
 
         A push by tag names that one; a push by digest names any number in parameters `tag`.
         """
-        reference = parse_reference(route.tail)
+        reference = parse_reference(grant.route.tail)
         tags = _tags(exchange) if isinstance(reference, Digest) else ()
         content = await exchange.read(SIZE_MAX, MANIFEST_TOO_LARGE)
         digest, manifest = await self._manifests.put(
-            route.name, reference, content, _media_type(exchange), tags=tags
+            grant.route.name,
+            reference,
+            content,
+            _media_type(exchange),
+            tags=tags,
+            may_overwrite=self._access.may(grant.account, Action.OVERWRITE, grant.route.name),
         )
-        headers = created(route.name, digest, "manifests")
+        headers = created(grant.route.name, digest, "manifests")
         headers += (("OCI-Tag", tag) for tag in tags)
         if manifest.subject is not None:
             headers.append(("OCI-Subject", str(manifest.subject.digest)))
         await exchange.answer(201, headers)
 
-    async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def delete(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 202 once the tag, or the manifest with its tags, is gone."""
-        await self._manifests.delete(route.name, _existing(route.tail))
+        await self._manifests.delete(grant.route.name, _existing(grant.route.tail))
         await exchange.answer(202)
 
 
@@ -76,9 +82,9 @@ class RepositoryResource:
     def __init__(self, manifests: Manifests) -> None:
         self._manifests = manifests
 
-    async def delete(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def delete(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 202 once nothing is left of it; what is on its way into it may still arrive."""
-        await self._manifests.delete_repository(route.name)
+        await self._manifests.delete_repository(grant.route.name)
         await exchange.answer(202)
 
 
@@ -89,33 +95,33 @@ class ListResource:
         self._manifests = manifests
         self._access = access
 
-    async def tags(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def tags(self, exchange: Exchange, grant: Grant) -> None:
         """Answer with a page of a repository's tags ("Listing Tags")."""
         page = _page(exchange)
-        tags, more = await self._manifests.tags(route.name, page)
-        headers = _link(f"/v2/{route.name}/tags/list", page, tags, more=more)
-        await exchange.answer_json(200, {"name": route.name, "tags": tags}, headers)
+        tags, more = await self._manifests.tags(grant.route.name, page)
+        headers = _link(f"/v2/{grant.route.name}/tags/list", page, tags, more=more)
+        await exchange.answer_json(200, {"name": grant.route.name, "tags": tags}, headers)
 
-    async def repositories(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def repositories(self, exchange: Exchange, grant: Grant) -> None:
         """Answer with a page of what the account may pull, as Docker's registries do."""
         page = _page(exchange)
-        visible = partial(self._access.may, account, Action.PULL)
+        visible = partial(self._access.may, grant.account, Action.PULL)
         names, more = await self._manifests.repositories(page, visible)
         headers = _link("/v2/_catalog", page, names, more=more)
         await exchange.answer_json(200, {"repositories": names}, headers)
 
-    async def referrers(self, exchange: Exchange, route: Route, account: Account) -> None:
+    async def referrers(self, exchange: Exchange, grant: Grant) -> None:
         """Answer with an index of what refers to a digest; it may be empty ("Listing Referrers")."""
         page = _page(exchange)
         artifact_type = exchange.query.get("artifactType")
         found, more = await self._manifests.referrers(
-            route.name, Digest.parse(route.tail), artifact_type, page
+            grant.route.name, Digest.parse(grant.route.tail), artifact_type, page
         )
         kept = () if artifact_type is None else (("artifactType", artifact_type),)
         headers = [
             ("Content-Type", OCI_INDEX),
             *_link(
-                f"/v2/{route.name}/referrers/{route.tail}",
+                f"/v2/{grant.route.name}/referrers/{grant.route.tail}",
                 page,
                 [entry.digest for entry in found],
                 kept,

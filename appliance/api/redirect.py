@@ -1,12 +1,9 @@
 """What a plain HTTP listener answers beside TLS: the same address over TLS."""
 
-import re
-
 from appliance.api.answering import Receive, Scope, Send
 from appliance.api.exchange import Exchange
 from appliance.oci.errors import REQUEST_INVALID
-
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(?::\d{1,5})?")
+from appliance.protocol.addresses import HOST
 
 
 class RedirectToTls:
@@ -36,7 +33,7 @@ class RedirectToTls:
     def _base(self, host: str) -> str | None:
         if self._public_url:
             return self._public_url
-        named = _HOST.fullmatch(host)
+        named = HOST.fullmatch(host)
         if named is None:
             return None
         return f"https://{named[1]}" + (f":{self._port}" if self._port != 443 else "")

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 
 from appliance.catalogue.database import Database
 from appliance.catalogue.rows import (
-    IsFixed,
     link,
-    never,
     put_blob,
     put_repository,
     put_tag,
+    unopposed,
     write_manifest,
 )
 from appliance.oci.digest import Digest
-from appliance.oci.errors import MANIFEST_UNKNOWN
+from appliance.oci.errors import MANIFEST_UNKNOWN, Objection
 from appliance.oci.history import Change, Holding, Removal
 from appliance.oci.manifest import PushedManifest
 
@@ -114,7 +113,7 @@ class Past:
         blobs: Sequence[tuple[Digest, int]],
         manifests: Sequence[PushedManifest],
         tag: tuple[str, Digest] | None,
-        is_fixed: IsFixed = never,
+        objection: Objection = unopposed,
     ) -> None:
         """Bring back blobs, by digest and size, manifests in that order, and a tag.
 
@@ -145,6 +144,6 @@ class Past:
                 ).fetchone()
                 if found is None:
                     raise MANIFEST_UNKNOWN.error(details=({"digest": str(digest)},))
-                put_tag(connection, owner, name, found[0], is_fixed=is_fixed(name))
+                put_tag(connection, owner, name, found[0], objection=objection(name))
 
         await self._database.write(writing)

@@ -6,13 +6,12 @@ from collections.abc import Collection
 from appliance.catalogue.garbage import drop_empty
 from appliance.catalogue.queries import BY_DIGEST, LINKED, LINKED_WHOLE, Queries
 from appliance.catalogue.rows import (
-    IsFixed,
     check_removal,
     link,
-    never,
     put_blob,
     put_repository,
     resolve,
+    unopposed,
     write_manifest,
 )
 from appliance.oci.digest import Digest
@@ -22,6 +21,7 @@ from appliance.oci.errors import (
     MANIFEST_UNKNOWN,
     METHOD_UNSUPPORTED,
     NAME_UNKNOWN,
+    Objection,
 )
 from appliance.oci.manifest import Manifest, PushedManifest
 from appliance.protocol.session import Session
@@ -109,7 +109,7 @@ class Catalogue(Queries):
         manifest: Manifest,
         tags: Collection[str] = (),
         *,
-        is_fixed: IsFixed = never,
+        objection: Objection = unopposed,
     ) -> None:
         """Record a manifest, and move tags to it.
 
@@ -117,9 +117,11 @@ class Catalogue(Queries):
         TAG_IMMUTABLE where a tag that is fixed would move.
         """
         pushed = PushedManifest(repository, digest, content, manifest, tags)
-        await self._database.write(lambda connection: write_manifest(connection, pushed, is_fixed))
+        await self._database.write(lambda connection: write_manifest(connection, pushed, objection))
 
-    async def delete_tag(self, repository: str, tag: str, *, is_fixed: IsFixed = never) -> None:
+    async def delete_tag(
+        self, repository: str, tag: str, *, objection: Objection = unopposed
+    ) -> None:
         """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN or TAG_IMMUTABLE."""
 
         def writing(connection: sqlite3.Connection) -> None:
@@ -130,12 +132,12 @@ class Catalogue(Queries):
             ).rowcount
             if not removed:
                 raise MANIFEST_UNKNOWN.error(details=({"tag": tag},))
-            check_removal([(tag,)], is_fixed)
+            check_removal([(tag,)], objection)
 
         await self._database.write(writing)
 
     async def delete_manifest(
-        self, repository: str, digest: Digest, *, is_fixed: IsFixed = never
+        self, repository: str, digest: Digest, *, objection: Objection = unopposed
     ) -> None:
         """Remove a manifest with all its tags.
 
@@ -150,7 +152,7 @@ class Catalogue(Queries):
             tags = connection.execute(
                 "SELECT name FROM tag WHERE repository = ? AND manifest = ?", (owner, blob)
             )
-            check_removal(tags, is_fixed)
+            check_removal(tags, objection)
             connection.execute(
                 "DELETE FROM manifest WHERE repository = ? AND blob = ?", (owner, blob)
             )
@@ -158,7 +160,7 @@ class Catalogue(Queries):
 
         await self._database.write(writing)
 
-    async def delete_repository(self, repository: str, *, is_fixed: IsFixed = never) -> None:
+    async def delete_repository(self, repository: str, *, objection: Objection = unopposed) -> None:
         """Remove a repository with all its tags, manifests and links.
 
         Raises NAME_UNKNOWN, and TAG_IMMUTABLE where one of its tags is fixed.
@@ -171,7 +173,7 @@ class Catalogue(Queries):
             if row is None:
                 raise NAME_UNKNOWN.error(details=({"name": repository},))
             check_removal(
-                connection.execute("SELECT name FROM tag WHERE repository = ?", row), is_fixed
+                connection.execute("SELECT name FROM tag WHERE repository = ?", row), objection
             )
             connection.execute("DELETE FROM manifest WHERE repository = ?", row)
             connection.execute("DELETE FROM link WHERE repository = ?", row)

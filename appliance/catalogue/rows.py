@@ -7,13 +7,10 @@ from typing import Any
 import msgspec
 
 from appliance.oci.digest import Digest
-from appliance.oci.errors import MANIFEST_BLOB_UNKNOWN, tag_immutable
+from appliance.oci.errors import MANIFEST_BLOB_UNKNOWN, Objection, RegistryError
 from appliance.oci.manifest import Manifest, PushedManifest
 
 _Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
-
-IsFixed = Callable[[str], bool]
-"""Tells of a tag whether it may neither move nor go."""
 
 CONTENT_MAX = 64 << 10
 """Bytes of a manifest that the catalogue holds itself; larger ones are in the store alone."""
@@ -26,18 +23,17 @@ def known_blobs(read: _Read, digests: Iterable[Digest]) -> set[Digest]:
     return {Digest.parse(digest) for (digest,) in read(query, (wanted,))}
 
 
-def never(tag: str) -> bool:
-    """Tell that no tag is fixed."""
-    return False
+def unopposed(tag: str) -> None:
+    """Let any tag move, and go."""
 
 
 def write_manifest(
-    connection: sqlite3.Connection, pushed: PushedManifest, is_fixed: IsFixed = never
+    connection: sqlite3.Connection, pushed: PushedManifest, objection: Objection = unopposed
 ) -> None:
     """Record a manifest, and move tags to it.
 
     Raises MANIFEST_BLOB_UNKNOWN listing what is required and the repository lacks, and
-    TAG_IMMUTABLE where a tag that is fixed would move.
+    what stands against a tag that would move.
     """
     manifest = pushed.manifest
     targets, absent = resolve(
@@ -83,28 +79,38 @@ def write_manifest(
         ],
     )
     for tag in pushed.tags:
-        put_tag(connection, owner, tag, blob, is_fixed=is_fixed(tag))
+        put_tag(connection, owner, tag, blob, objection=objection(tag))
 
 
 def put_tag(
-    connection: sqlite3.Connection, repository: int, name: str, manifest: int, *, is_fixed: bool
+    connection: sqlite3.Connection,
+    repository: int,
+    name: str,
+    manifest: int,
+    *,
+    objection: RegistryError | None,
 ) -> None:
-    """Have a tag point to a manifest; raises TAG_IMMUTABLE where it is fixed and would move."""
+    """Have a tag point to a manifest; raises what stands against it where it would move."""
     moved = connection.execute(
         "INSERT INTO tag (repository, name, manifest) VALUES (:repository, :name, :manifest)"
         " ON CONFLICT DO UPDATE SET manifest = excluded.manifest, moved_at = unixepoch()"
         " WHERE manifest = excluded.manifest OR NOT :fixed",
-        {"repository": repository, "name": name, "manifest": manifest, "fixed": is_fixed},
+        {
+            "repository": repository,
+            "name": name,
+            "manifest": manifest,
+            "fixed": objection is not None,
+        },
     ).rowcount
-    if not moved:
-        raise tag_immutable(name)
+    if not moved and objection is not None:
+        raise objection
 
 
-def check_removal(tags: Iterable[tuple[str]], is_fixed: IsFixed) -> None:
-    """Raise TAG_IMMUTABLE where one of these tags is fixed."""
+def check_removal(tags: Iterable[tuple[str]], objection: Objection) -> None:
+    """Raise what stands against the going of one of these tags."""
     for (tag,) in tags:
-        if is_fixed(tag):
-            raise tag_immutable(tag)
+        if (found := objection(tag)) is not None:
+            raise found
 
 
 def put_repository(connection: sqlite3.Connection, name: str) -> int:

@@ -5,7 +5,8 @@ import sys
 import click
 
 from appliance import __version__
-from appliance.accounts.editing import AccountError
+from appliance.accounts.files import AccountError
+from appliance.cli.access import access
 from appliance.cli.accounts import user
 from appliance.cli.backup import backup, restore
 from appliance.cli.content import gc, ls, rm
@@ -13,6 +14,7 @@ from appliance.cli.layouts import exporting, importing
 from appliance.cli.past import history, undelete
 from appliance.cli.rebuild import rebuild
 from appliance.cli.service import check, info, serve
+from appliance.cli.token import token
 from appliance.cli.verify import verify
 from appliance.control import ControlError
 from appliance.settings import SettingsError
@@ -43,6 +45,8 @@ for command in (
     exporting,
     importing,
     user,
+    token,
+    access,
 ):
     registry.add_command(command)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from appliance.accounts import editing
-from appliance.accounts.editing import AccountError
-from appliance.accounts.htpasswd import hash_password
+from appliance.accounts.files import AccountError
+from appliance.accounts.schemes import hash_password
 from appliance.cli.options import read, settings_option
 from appliance.firststart import forget_password_note
 

@@ -4,6 +4,7 @@ The codes are those of the OCI Distribution Specification 1.1, "Error codes"; th
 those which the clients in use expect with them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -63,6 +64,7 @@ NAME_INVALID = ErrorRow("NAME_INVALID", 400, "invalid repository name")
 NAME_UNKNOWN = ErrorRow("NAME_UNKNOWN", 404, "repository name not known to registry")
 PAGINATION_INVALID = ErrorRow("UNSUPPORTED", 400, "invalid number of results requested")
 PATH_UNKNOWN = ErrorRow("UNSUPPORTED", 404, "there is no such endpoint")
+FORBIDDEN = ErrorRow("DENIED", 403, "requested access to the resource is denied")
 QUOTA_REACHED = ErrorRow("DENIED", 403, "the repository has reached its quota")
 RANGE_INVALID = ErrorRow(
     "BLOB_UPLOAD_INVALID", 416, "the chunk does not start where the upload session stands"
@@ -80,7 +82,22 @@ TAG_IMMUTABLE = ErrorRow("DENIED", 403, "the tag is immutable")
 TAG_INVALID = ErrorRow("TAG_INVALID", 400, "invalid tag")
 TOO_MANY_LOGINS = ErrorRow("TOOMANYREQUESTS", 429, "too many logins are being checked; try later")
 TOO_MANY_REQUESTS = ErrorRow("TOOMANYREQUESTS", 429, "too many requests; try later")
+TOO_MANY_FAILURES = ErrorRow(
+    "TOOMANYREQUESTS", 429, "too many wrong passwords; wait, and check the password"
+)
 UNAUTHORIZED = ErrorRow("UNAUTHORIZED", 401, "authentication required")
+
+
+Objection = Callable[[str], RegistryError | None]
+"""Tells what stands against a tag's moving or going; None where nothing does."""
+
+
+def taken(tag: str) -> RegistryError:
+    """Make the error of whoever may push, but not overwrite, and would move a tag."""
+    return FORBIDDEN.error(
+        f"the tag {tag} is there already, and this account may not overwrite it",
+        details=({"tag": tag},),
+    )
 
 
 def tag_immutable(tag: str) -> RegistryError:

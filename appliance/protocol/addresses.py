@@ -5,8 +5,12 @@ its /64 (RFC 4291 2.5.4). An IPv4 client on a socket for both families shows its
 IPv4-mapped address (RFC 4291 2.5.5.2) and is the same client as on a socket for IPv4 alone.
 """
 
+import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
+
+HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(?::\d{1,5})?")
+"""What a Host header may say (RFC 9110 7.2): a name or an address, and a port."""
 
 _NETWORK_BITS = ((1 << 64) - 1) << 64
 

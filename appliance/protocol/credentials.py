@@ -1,4 +1,4 @@
-"""What a request brings to prove an account (RFC 7617, the Basic scheme)."""
+"""What a request brings to prove an account: a password (RFC 7617) or a token (RFC 6750)."""
 
 from binascii import Error, a2b_base64
 from collections.abc import Sequence
@@ -15,7 +15,14 @@ class Credentials:
     password: bytes = field(repr=False)
 
 
-def parse_credentials(headers: Sequence[bytes]) -> Credentials | None:
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A token, which says itself whose it is."""
+
+    token: bytes = field(repr=False)
+
+
+def parse_credentials(headers: Sequence[bytes]) -> Credentials | Bearer | None:
     """Read the `Authorization` headers of a request.
 
     None means that nobody claims to be anyone: no header, or the empty pair (`Basic Og==`) that
@@ -27,10 +34,18 @@ def parse_credentials(headers: Sequence[bytes]) -> Credentials | None:
     if len(headers) > 1:
         raise UNAUTHORIZED.error("one Authorization header, not several")
     scheme, _, value = headers[0].strip().partition(b" ")
-    if scheme.lower() != b"basic":
-        raise UNAUTHORIZED.error("this registry understands Basic authentication")
+    match scheme.lower():
+        case b"basic":
+            return _basic(value.strip())
+        case b"bearer":
+            return Bearer(value.strip())
+        case _:
+            raise UNAUTHORIZED.error("this registry understands Basic and Bearer authentication")
+
+
+def _basic(value: bytes) -> Credentials | None:
     try:
-        account, colon, password = a2b_base64(value.strip(), strict_mode=True).partition(b":")
+        account, colon, password = a2b_base64(value, strict_mode=True).partition(b":")
         name = account.decode()
     except (Error, UnicodeDecodeError):
         raise UNAUTHORIZED.error("the credentials are not base64 of name:password") from None

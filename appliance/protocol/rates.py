@@ -62,6 +62,12 @@ class Rates:
         self._full_at[key] = now + lacking
         return 0.0
 
+    def give_back(self, key: str) -> None:
+        """Take a request as not made that `wait` has counted."""
+        full_at = self._full_at.get(key)
+        if full_at is not None:
+            self._full_at[key] = full_at - self._token
+
     def _forget(self, now: float) -> None:
         """Drop what says least; sorting all of them is paid for by the room for many more."""
         emptier = sorted(self._full_at.items(), key=itemgetter(1))[-_KEPT:]

@@ -23,7 +23,9 @@ class Action(StrEnum):
     LIST = "list"
     PULL = "pull"
     PUSH = "push"
+    OVERWRITE = "overwrite"
     DELETE = "delete"
+    ADMIN = "admin"
 
 
 class Resource(Enum):
@@ -33,6 +35,7 @@ class Resource(Enum):
     HEALTH = "/healthz"
     READY = "/readyz"
     CA = "/ca.crt"
+    TOKEN = "/auth/token"  # noqa: S105  a path
     BASE = "/v2/"
     CATALOG = "/v2/_catalog"
     TAGS = "/v2/<name>/tags/list"
@@ -50,6 +53,7 @@ ACTIONS: Mapping[Resource, Mapping[str, Action | None]] = MappingProxyType(
         Resource.HEALTH: {"GET": None},
         Resource.READY: {"GET": None},
         Resource.CA: {"GET": None},
+        Resource.TOKEN: {"GET": None, "POST": None},
         Resource.BASE: {"GET": Action.LOGIN},
         Resource.CATALOG: {"GET": Action.LIST},
         Resource.TAGS: {"GET": Action.PULL},
@@ -63,12 +67,13 @@ ACTIONS: Mapping[Resource, Mapping[str, Action | None]] = MappingProxyType(
             "DELETE": Action.PUSH,
         },
         Resource.REFERRERS: {"GET": Action.PULL},
-        Resource.REPOSITORY: {"DELETE": Action.DELETE},
+        Resource.REPOSITORY: {"DELETE": Action.ADMIN},
     }
 )
 """The methods of each resource and the action each takes; None asks nothing of anyone.
 
-HEAD is answered wherever GET is. Cancelling an upload session is a push: clients that may push
+HEAD is answered wherever GET is. Who asks for a token proves there who it is. That a tag moves is an
+overwrite as well, which only the manifest's way in can tell. Cancelling an upload session is a push: clients that may push
 cancel sessions they no longer need.
 """
 
@@ -77,6 +82,7 @@ _FIXED = {
     ("healthz",): Resource.HEALTH,
     ("readyz",): Resource.READY,
     ("ca.crt",): Resource.CA,
+    ("auth", "token"): Resource.TOKEN,
     ("v2",): Resource.BASE,
     ("v2", "_catalog"): Resource.CATALOG,
 }

@@ -1,17 +1,29 @@
 """The one gate: who is asking, and may they.
 
-`authenticate` turns credentials into an account, `check` lets it pass or raises the challenge.
-Every request passes here once, whatever its path; see `appliance.api.app`.
+`authenticate` turns what a request claims into an account, `admit` gives a proof that its action may
+pass, or raises the challenge. Whoever handles a request wants that proof, and only a gate can make
+one: there is no way round. See `appliance.api.app`.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import urlsplit
 
-from appliance.oci.errors import UNAUTHORIZED, RegistryError
-from appliance.protocol.credentials import parse_credentials
-from appliance.protocol.routes import Action
-from appliance.registry.ports import Accounts
+from appliance.oci.errors import FORBIDDEN, UNAUTHORIZED, RegistryError
+from appliance.protocol.claims import Claims, Kind
+from appliance.protocol.credentials import Bearer, Credentials, parse_credentials
+from appliance.protocol.keys import PREFIX
+from appliance.protocol.routes import Action, Route
+from appliance.protocol.scopes import Scope, scope_for
+from appliance.registry.policy import Policy
+from appliance.registry.ports import Accounts, RobotKeys
+from appliance.registry.throttle import Throttle
+from appliance.registry.tokens import Bearing, Tokens
+
+TOKEN_PATH = "/auth/token"  # noqa: S105  where to get one
+
+_SEAL = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +36,12 @@ class Account:
     """Whether the request brought an Authorization header at all."""
     weakness: str | None = None
     """What is weak about how it proved itself, as a sentence."""
+    scopes: tuple[Scope, ...] | None = None
+    """What its token is for; None for an account that may do whatever the rules allow."""
+    generation: str = field(default="", repr=False)
+    """What it proved itself by, without telling it."""
+    key: str = ""
+    """The ID of the key it proved itself by, where it was one."""
 
     @property
     def is_anonymous(self) -> bool:
@@ -31,14 +49,47 @@ class Account:
         return not self.name
 
 
+NOBODY = Account("", claimed=False)
+"""Whoever brings nothing to prove who it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request says about who sends it."""
+
+    authorization: Sequence[bytes] = field(default=(), repr=False)
+    """Its headers of that name."""
+    address: str = ""
+    """Where it comes from."""
+    origin: str = ""
+    """How the client calls this registry, as in `https://registry.example.com`; "" if unclear."""
+    by_browser: bool = False
+    """Whether a person looks at the answer."""
+
+
+class Grant:
+    """The proof that a gate has let a request pass; nobody else can make one."""
+
+    __slots__ = ("account", "route")
+
+    def __init__(self, seal: object, route: Route, account: Account) -> None:
+        if seal is not _SEAL:
+            raise TypeError("only a gate lets requests pass")
+        self.route = route
+        self.account = account
+
+
 class Gate(Protocol):
     """What every request passes: who is asking, and may they."""
 
-    async def authenticate(self, authorization: Sequence[bytes]) -> Account:
+    async def authenticate(self, claim: Claim) -> Account:
         """Find out who is asking; raises UNAUTHORIZED."""
 
-    def check(self, account: Account, action: Action | None, repository: str) -> None:
-        """Let the action pass, or raise UNAUTHORIZED with the challenge, or DENIED."""
+    def check(self, account: Account, action: Action, repository: str, claim: Claim) -> None:
+        """Let the action pass, or raise UNAUTHORIZED with the challenge, or FORBIDDEN."""
+
+    def admit(self, account: Account, route: Route, claim: Claim) -> Grant:
+        """Give the proof that a request may pass, or raise as `check` does."""
 
     def may(self, account: Account, action: Action, repository: str) -> bool:
         """Tell whether the action passes."""
@@ -47,12 +98,16 @@ class Gate(Protocol):
 class OperatorGate:
     """The gate where only the operator can come: whoever is there may do anything."""
 
-    async def authenticate(self, authorization: Sequence[bytes]) -> Account:
+    async def authenticate(self, claim: Claim) -> Account:
         """Take whoever asks for the operator, whose name no password file may give to anybody."""
         return Account("(operator)", claimed=False)
 
-    def check(self, account: Account, action: Action | None, repository: str) -> None:
+    def check(self, account: Account, action: Action, repository: str, claim: Claim) -> None:
         """Let everything pass."""
+
+    def admit(self, account: Account, route: Route, claim: Claim) -> Grant:
+        """Let everything pass."""
+        return Grant(_SEAL, route, account)
 
     def may(self, account: Account, action: Action, repository: str) -> bool:
         """Tell that it may."""
@@ -60,47 +115,181 @@ class OperatorGate:
 
 
 class Access:
-    """Decides for every request; `anonymous` lists the actions that need no account."""
+    """Decides for every request, by what the policy says of its account."""
 
-    def __init__(self, *, accounts: Accounts, realm: str, anonymous: Collection[Action]) -> None:
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        keys: RobotKeys,
+        policy: Policy,
+        tokens: Tokens,
+        throttle: Throttle,
+        realm: str,
+        public_url: str = "",
+    ) -> None:
         self._accounts = accounts
-        self._challenge = (("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"'),)
-        self._anonymous = frozenset(anonymous)
+        self._keys = keys
+        self._policy = policy
+        self._tokens = tokens
+        self._throttle = throttle
+        self._basic = ("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"')
+        self._public_url = public_url
 
-    async def authenticate(self, authorization: Sequence[bytes]) -> Account:
+    # -- who is asking
+
+    async def authenticate(self, claim: Claim) -> Account:
         """Find out who is asking; raises UNAUTHORIZED for credentials that prove nothing.
 
-        Wrong credentials are never taken for none: whoever claims a name must prove it.
+        Wrong credentials are never taken for none: whoever claims a name must prove it. Raises
+        TOO_MANY_FAILURES where too many did not.
         """
         try:
-            credentials = parse_credentials(authorization)
+            credentials = parse_credentials(claim.authorization)
         except RegistryError as error:
-            raise self._unauthorized(error.message) from None
-        if credentials is None:
-            return Account("", claimed=bool(authorization))
-        if not await self._accounts.verify(credentials):
-            raise self._unauthorized("unknown account or wrong password")
-        weakness = self._accounts.weakness(credentials.account)
-        return Account(credentials.account, claimed=True, weakness=weakness)
+            raise self._unauthorized(claim, error.message) from None
+        match credentials:
+            case Bearer(token):
+                account = await self.bearer(token, "access") or self._robot(token)
+                if account is None:
+                    raise self._unauthorized(
+                        claim, "the token is not valid, or not any more", error="invalid_token"
+                    )
+                return account
+            case Credentials():
+                return await self._verified(credentials, claim)
+            case _:
+                return Account("", claimed=bool(claim.authorization))
 
-    def check(self, account: Account, action: Action | None, repository: str) -> None:
-        """Let the action pass, or raise UNAUTHORIZED with the challenge, or DENIED."""
-        if action is None or self.may(account, action, repository):
-            return
-        raise self._unauthorized(
-            f"{action} on {repository} needs an account" if repository else None
+    async def login(self, name: str, password: str, claim: Claim) -> Account:
+        """Find out whose a password is that came in a form; raises as `authenticate` does."""
+        return await self._verified(Credentials(name, password.encode()), claim)
+
+    async def bearer(self, token: bytes, kind: Kind) -> Account | None:
+        """Return whose a token is; None for one that is not valid, or not any more."""
+        claims = self._tokens.read(token, kind)
+        if claims is None or not await self._is_current(claims):
+            return None
+        key = self._keys.named(claims.key) if claims.key else None
+        scopes = claims.scopes if kind == "access" else (key.scopes if key else None)
+        weakness = self._accounts.weakness(claims.account) if claims.account else None
+        return Account(
+            claims.account,
+            claimed=True,
+            weakness=weakness,
+            scopes=scopes,
+            generation=claims.generation,
+            key=claims.key,
         )
+
+    async def _is_current(self, claims: Claims) -> bool:
+        if claims.key:
+            key = self._keys.named(claims.key)
+            return key is not None and key.account == claims.account
+        if not claims.account:
+            return self._policy.knows("")
+        return claims.generation == await self._accounts.generation(claims.account)
+
+    async def _verified(self, credentials: Credentials, claim: Claim) -> Account:
+        name = credentials.account
+        if credentials.password.startswith(PREFIX):
+            robot = self._robot(credentials.password)
+            if robot is not None and robot.name == name:
+                return robot
+        if not await self._accounts.recall(credentials):
+            self._throttle.begin(claim.address, name)
+            if not await self._accounts.verify(credentials):
+                raise self._unauthorized(claim, "unknown account or wrong password")
+            self._throttle.succeed(claim.address, name)
+        return Account(
+            name,
+            claimed=True,
+            weakness=self._accounts.weakness(name),
+            generation=await self._accounts.generation(name) or "",
+        )
+
+    def _robot(self, secret: bytes) -> Account | None:
+        key = self._keys.find(secret)
+        if key is None:
+            return None
+        return Account(key.account, claimed=True, scopes=key.scopes, key=key.id)
+
+    # -- may they
+
+    def admit(self, account: Account, route: Route, claim: Claim) -> Grant:
+        """Give the proof that a request may pass, or raise as `check` does."""
+        if route.action is not None:
+            self.check(account, route.action, route.name, claim)
+        return Grant(_SEAL, route, account)
+
+    def check(self, account: Account, action: Action, repository: str, claim: Claim) -> None:
+        """Let the action pass, or raise UNAUTHORIZED with the challenge, or FORBIDDEN."""
+        if self.may(account, action, repository):
+            return
+        message = f"{action} on {repository} needs an account" if repository else None
+        scope = scope_for(action, repository)
+        if account.is_anonymous:
+            raise self._unauthorized(claim, message, scope=scope)
+        if account.scopes is not None and self._allows(account, action, repository):
+            raise self._unauthorized(
+                claim, "the token is for something else", scope=scope, error="insufficient_scope"
+            )
+        raise FORBIDDEN.error(f"{account.name} may not {action} {repository}".rstrip())
 
     def may(self, account: Account, action: Action, repository: str) -> bool:
         """Tell whether the action passes."""
-        if not account.is_anonymous or action in self._anonymous:
-            return True
-        # `/v2/` is how clients ask whether to send a password at all: they must be challenged
-        # there even where pulling needs none, or docker would never send one for a push.
-        return action is Action.LOGIN and bool(self._anonymous) and account.claimed
+        is_for_it = (
+            account.scopes is None
+            or action is Action.LOGIN
+            or any(scope.covers(action, repository) for scope in account.scopes)
+        )
+        return is_for_it and self._allows(account, action, repository)
 
-    def _unauthorized(self, message: str | None) -> RegistryError:
-        return UNAUTHORIZED.error(message, headers=self._challenge)
+    def bearing(self, account: Account) -> Bearing:
+        """Return what tokens an account may have."""
+
+        def may(action: Action, repository: str) -> bool:
+            return self.may(account, action, repository)
+
+        return Bearing(account.name, account.generation, account.key, may)
+
+    def _allows(self, account: Account, action: Action, repository: str) -> bool:
+        match action:
+            case Action.LIST:  # which then lists what it may pull
+                return not account.is_anonymous
+            case Action.LOGIN:
+                # `/v2/` is how clients ask whether to send a password at all: they must be
+                # challenged there even where pulling needs none, or docker would never send one
+                # for a push.
+                return not account.is_anonymous or (account.claimed and self._policy.knows(""))
+            case _:
+                return self._policy.allows(account.name, action, repository)
+
+    # -- what else
+
+    def _unauthorized(
+        self, claim: Claim, message: str | None, *, scope: Scope | None = None, error: str = ""
+    ) -> RegistryError:
+        return UNAUTHORIZED.error(message, headers=tuple(self._challenges(claim, scope, error)))
+
+    def _challenges(
+        self, claim: Claim, scope: Scope | None, error: str
+    ) -> Sequence[tuple[str, str]]:
+        """Say how to prove who one is: by tokens where some need not, by a password otherwise.
+
+        Docker sends no password where it is asked for one in both ways and has none: only browsers,
+        which know nothing of tokens, are asked for both.
+        """
+        origin = self._public_url or claim.origin
+        if not origin or not (self._policy.knows("") or error):
+            return (self._basic,)
+        parts = [f'realm="{origin}{TOKEN_PATH}"', f'service="{urlsplit(origin).netloc}"']
+        if scope is not None:
+            parts.append(f'scope="{scope}"')
+        if error:
+            parts.append(f'error="{error}"')
+        bearer = ("WWW-Authenticate", f"Bearer {','.join(parts)}")
+        return (bearer, self._basic) if claim.by_browser else (bearer,)
 
 
 def _quoted(text: str) -> str:

@@ -22,6 +22,7 @@ from appliance.oci.errors import (
     STORE_UNAVAILABLE,
     RegistryError,
     tag_immutable,
+    taken,
 )
 from appliance.oci.manifest import SIZE_MAX, Manifest, StoredManifest, parse_manifest
 from appliance.protocol.paging import PAGE_MAX, Page
@@ -77,10 +78,12 @@ class Manifests:
         """Say which tags may neither move nor go: patterns of `repository:tag`."""
         self._immutable = immutable
 
-    def is_fixed(self, repository: str, tag: str) -> bool:
-        """Tell whether a tag may neither move nor go."""
+    def objection(self, repository: str, tag: str) -> RegistryError | None:
+        """Tell what stands against a tag's moving or going; None where nothing does."""
         name = f"{repository}:{tag}"
-        return any(fnmatchcase(name, pattern) for pattern in self._immutable)
+        if any(fnmatchcase(name, pattern) for pattern in self._immutable):
+            return tag_immutable(tag)
+        return None
 
     async def find(self, repository: str, reference: Digest | str) -> StoredManifest:
         """Look a manifest up by digest or tag, and lease it; raises MANIFEST_UNKNOWN."""
@@ -124,12 +127,14 @@ class Manifests:
         content_type: str | None,
         *,
         tags: Sequence[str] = (),
+        may_overwrite: bool = True,
     ) -> tuple[Digest, Manifest]:
         """Store a manifest under its digest, under `reference` if that is a tag, and under `tags`.
 
         Raises MANIFEST_INVALID, MANIFEST_BLOB_UNKNOWN for references the repository lacks,
         DIGEST_INVALID when `reference` is another digest than that of the bytes, TAG_IMMUTABLE
-        when such a tag points elsewhere, and STORE_FULL or QUOTA_REACHED for a manifest that the
+        when such a tag points elsewhere, FORBIDDEN when any tag does and may not be overwritten,
+        and STORE_FULL or QUOTA_REACHED for a manifest that the
         repository does not have when there is no room for more.
         """
         algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
@@ -145,7 +150,15 @@ class Manifests:
         # The lock keeps a sweep from putting the file away between the two.
         await self._records.check_references(repository, manifest)
         named = tags if isinstance(reference, Digest) else (reference, *tags)
-        await self._check_tags(repository, named, digest)
+
+        def objection(tag: str) -> RegistryError | None:
+            return self.objection(repository, tag) or (None if may_overwrite else taken(tag))
+
+        for tag in named:
+            if (against := objection(tag)) is not None:
+                found = await self._records.find_manifest(repository, tag)
+                if found is not None and found.descriptor.digest != digest:
+                    raise against
         if await self._records.find_manifest(repository, digest) is None:
             await self._space.claim(len(content))
         added = 0 if await self._records.has_manifest(repository, digest) else len(content)
@@ -158,17 +171,9 @@ class Manifests:
                 content,
                 manifest,
                 named,
-                is_fixed=partial(self.is_fixed, repository),
+                objection=objection,
             )
         return digest, manifest
-
-    async def _check_tags(self, repository: str, tags: Sequence[str], digest: Digest) -> None:
-        """Raise TAG_IMMUTABLE where one of these tags points elsewhere and may not move."""
-        for tag in tags:
-            if self.is_fixed(repository, tag):
-                found = await self._records.find_manifest(repository, tag)
-                if found is not None and found.descriptor.digest != digest:
-                    raise tag_immutable(tag)
 
     def _optional(self, manifest: Manifest) -> frozenset[Digest]:
         listed = {entry.digest for entry in manifest.manifests}
@@ -184,16 +189,16 @@ class Manifests:
 
         Raises MANIFEST_UNKNOWN and TAG_IMMUTABLE.
         """
-        is_fixed = partial(self.is_fixed, repository)
+        objection = partial(self.objection, repository)
         if isinstance(reference, Digest):
-            await self._records.delete_manifest(repository, reference, is_fixed=is_fixed)
+            await self._records.delete_manifest(repository, reference, objection=objection)
         else:
-            await self._records.delete_tag(repository, reference, is_fixed=is_fixed)
+            await self._records.delete_tag(repository, reference, objection=objection)
 
     async def delete_repository(self, repository: str) -> None:
         """Remove a repository with all that is in it; raises NAME_UNKNOWN and TAG_IMMUTABLE."""
-        is_fixed = partial(self.is_fixed, repository)
-        await self._records.delete_repository(repository, is_fixed=is_fixed)
+        objection = partial(self.objection, repository)
+        await self._records.delete_repository(repository, objection=objection)
 
     async def tags(self, repository: str, page: Page) -> tuple[list[str], bool]:
         """List a page of tags and tell whether more follow; raises NAME_UNKNOWN."""

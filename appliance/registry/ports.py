@@ -12,6 +12,7 @@ from typing import Protocol
 from appliance.oci.damage import Found, Inspection, Pace
 from appliance.oci.digest import Digest
 from appliance.protocol.credentials import Credentials
+from appliance.protocol.keys import Key
 
 Sink = Callable[[Sequence[bytes | memoryview]], None]
 """Takes pieces of a body in their order; it blocks, and the pieces are good during the call only."""
@@ -161,11 +162,27 @@ class BlobSource(Protocol):
         """Open a copy for reading; entering raises BLOB_UNKNOWN or STORE_UNAVAILABLE."""
 
 
+class RobotKeys(Protocol):
+    """The keys of robots."""
+
+    def find(self, secret: bytes) -> Key | None:
+        """Return what a key is for; None for one that is not valid, or not any more."""
+
+    def named(self, key: str) -> Key | None:
+        """Return what the key of an ID is for, for who has shown it before."""
+
+
 class Accounts(Protocol):
     """Who is known here."""
 
+    async def recall(self, credentials: Credentials) -> bool:
+        """Tell whether this password has just been found to be the account's, at little cost."""
+
     async def verify(self, credentials: Credentials) -> bool:
         """Tell whether the password is the account's."""
+
+    async def generation(self, account: str) -> str | None:
+        """Return what changes with an account's password; None if there is no such account."""
 
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about how an account proves itself; None if nothing is."""

@@ -4,12 +4,13 @@ Adapters satisfy these by shape, and raise what `ports` says. Nobody is asked fo
 needed, and one adapter may satisfy several.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from appliance.oci.damage import Finding, Held, Images
 from appliance.oci.descriptor import ReferrerDescriptor
 from appliance.oci.digest import Digest
+from appliance.oci.errors import Objection
 from appliance.oci.garbage import IdleBlob, IdlePair, Place, Totals
 from appliance.oci.history import Change, Holding, Removal
 from appliance.oci.manifest import Manifest, PushedManifest, StoredManifest
@@ -90,24 +91,22 @@ class ManifestRecords(Protocol):
         manifest: Manifest,
         tags: Collection[str] = (),
         *,
-        is_fixed: Callable[[str], bool],
+        objection: Objection,
     ) -> None:
         """Record a manifest and move tags to it.
 
         Raises MANIFEST_BLOB_UNKNOWN, and TAG_IMMUTABLE where a fixed tag would move.
         """
 
-    async def delete_tag(
-        self, repository: str, tag: str, *, is_fixed: Callable[[str], bool]
-    ) -> None:
+    async def delete_tag(self, repository: str, tag: str, *, objection: Objection) -> None:
         """Remove a tag and leave its manifest; raises MANIFEST_UNKNOWN or TAG_IMMUTABLE."""
 
     async def delete_manifest(
-        self, repository: str, digest: Digest, *, is_fixed: Callable[[str], bool]
+        self, repository: str, digest: Digest, *, objection: Objection
     ) -> None:
         """Remove a manifest with all its tags; raises MANIFEST_UNKNOWN or TAG_IMMUTABLE."""
 
-    async def delete_repository(self, repository: str, *, is_fixed: Callable[[str], bool]) -> None:
+    async def delete_repository(self, repository: str, *, objection: Objection) -> None:
         """Remove a repository with all that is in it; raises NAME_UNKNOWN or TAG_IMMUTABLE."""
 
     async def size(self, prefix: str) -> int:
@@ -184,7 +183,7 @@ class PastRecords(Protocol):
         blobs: Sequence[tuple[Digest, int]],
         manifests: Sequence[PushedManifest],
         tag: tuple[str, Digest] | None,
-        is_fixed: Callable[[str], bool],
+        objection: Objection,
     ) -> None:
         """Bring back blobs, by digest and size, manifests in that order, and a tag.
 

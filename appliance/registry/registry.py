@@ -75,6 +75,6 @@ class Registry:
             records=past,
             locks=locks,
             sweep=self.sweep,
-            is_fixed=self.manifests.is_fixed,
+            objection=self.manifests.objection,
         )
         self.readiness = Readiness(store=store, records=records, space=self.space)

@@ -50,13 +50,13 @@ class Undo:
         records: PastRecords,
         locks: DigestLocks,
         sweep: Sweep,
-        is_fixed: Callable[[str, str], bool],
+        objection: Callable[[str, str], RegistryError | None],
     ) -> None:
         self._store = store
         self._records = records
         self._locks = locks
         self._sweep = sweep
-        self._is_fixed = is_fixed
+        self._objection = objection
 
     async def changes(self, repository: str, tag: str | None, limit: int) -> list[Change]:
         """List the latest changes of a repository or of one of its tags, the last one first."""
@@ -94,7 +94,7 @@ class Undo:
                     blobs=list(blobs),
                     manifests=plan.manifests,
                     tag=(tag, digest) if tag else None,
-                    is_fixed=lambda name: self._is_fixed(repository, name),
+                    objection=lambda name: self._objection(repository, name),
                 )
         return Restored(
             digest=str(digest),

@@ -13,13 +13,8 @@ from hypothesis import given, settings
 from trio.testing import MockClock
 
 from appliance.accounts import editing, htpasswd
-from appliance.accounts.htpasswd import (
-    COST,
-    PasswordAccounts,
-    PasswordFile,
-    check_password,
-    hash_password,
-)
+from appliance.accounts.htpasswd import PasswordAccounts, PasswordFile
+from appliance.accounts.schemes import COST, check_password, hash_password
 from appliance.oci.errors import TOO_MANY_LOGINS, ErrorRow, RegistryError
 from appliance.protocol.credentials import Credentials
 
@@ -137,18 +132,23 @@ def test_a_line_may_end_as_it_likes(ending: bytes) -> None:
     [
         (b"alice", "does not read name:hash"),
         (b":" + HASH, "does not read name:hash"),
-        (b"alice:", "the hash of alice is not bcrypt"),
-        (b"alice:secret", "the hash of alice is not bcrypt"),
-        (b"alice:$apr1$BAYrbJHT$Lk1PAy0lHYsXSfJmb3bPq0", "not bcrypt; set it anew with"),
-        (b"alice:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "not bcrypt"),
-        (b"alice:$6$salt$hash", "not bcrypt"),
-        (b"alice:" + HASH + b":more", "not bcrypt"),
-        (b"alice:" + HASH[:-1], "not bcrypt"),
-        (b"alice: " + HASH, "not bcrypt"),
-        (b"alice:" + HASH.replace(b"$2b$", b"$2x$"), "not bcrypt"),
-        (b"alice:" + HASH.replace(b"$04$", b"$03$"), "not bcrypt"),
-        (b"alice:" + HASH.replace(b"$04$", b"$32$"), "not bcrypt"),
-        (b"alice:" + HASH.replace(b"$04$", b"$99$"), "not bcrypt"),
+        (b"alice:", "what stands for alice is no hash"),
+        (b"alice:secret", "what stands for alice is no hash"),
+        (
+            b"alice:$apr1$BAYrbJHT$Lk1PAy0lHYsXSfJmb3bPq",
+            "set it anew with: registry user passwd alice",
+        ),
+        (b"alice:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g", "is no hash of a scheme that is known"),
+        (b"alice:{PLAIN}secret", "plain text is not taken"),
+        (b"alice:$6$rounds=1000001$salt$" + b"a" * 86, "is no hash of a scheme that is known"),
+        (b"alice:$6$salt$hash", "is no hash of a scheme that is known"),
+        (b"alice:" + HASH + b":more", "is no hash of a scheme that is known"),
+        (b"alice:" + HASH[:-1], "is no hash of a scheme that is known"),
+        (b"alice: " + HASH, "is no hash of a scheme that is known"),
+        (b"alice:" + HASH.replace(b"$2b$", b"$2x$"), "is no hash of a scheme that is known"),
+        (b"alice:" + HASH.replace(b"$04$", b"$03$"), "is no hash of a scheme that is known"),
+        (b"alice:" + HASH.replace(b"$04$", b"$32$"), "is no hash of a scheme that is known"),
+        (b"alice:" + HASH.replace(b"$04$", b"$99$"), "is no hash of a scheme that is known"),
         (b"\xff:" + HASH, "its name is not UTF-8"),
         (b"a" * 256 + b":" + HASH, "too long or has unprintable"),
         (b"a\x07b:" + HASH, "too long or has unprintable"),
@@ -546,7 +546,7 @@ async def test_a_cheap_hash_is_refused_as_slowly_as_a_dear_one(
     mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs: list[int] = []
-    check = htpasswd.check_password
+    check = check_password
 
     def counting(password: bytes, stored: bytes) -> bool:
         costs.append(int(stored[4:6]))

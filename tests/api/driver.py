@@ -1,28 +1,35 @@
 """An ASGI server of a few lines, and a registry to put behind it: real files, real SQLite."""
 
 import json
+import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import bcrypt
 import trio
 
 from appliance.accounts.htpasswd import PasswordAccounts
+from appliance.accounts.keys import Keys
+from appliance.accounts.signing import SigningKeys
 from appliance.api.app import Application
 from appliance.api.limits import RequestLimits
+from appliance.api.tokens import TokenResource
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
-from appliance.protocol.routes import Action
 from appliance.registry.access import Access
 from appliance.registry.registry import Registry as UseCases
 from appliance.registry.space import Space
+from appliance.registry.throttle import Throttle
+from appliance.registry.tokens import Tokens
 from appliance.registry.uploads import Uploads
+from appliance.rulebook import policy
+from appliance.settings import Auth, Rule, Settings
 from appliance.storage.files import FileStore
 
 ALICE = ("alice", "open sesame")
@@ -60,6 +67,7 @@ class Registry:
     store: FileStore
     database: Database
     htpasswd: Path
+    accounts: PasswordAccounts
     space: Space
 
     async def close(self) -> None:
@@ -92,6 +100,7 @@ class Registry:
                 "type": "http",
                 "http_version": "1.1",
                 "method": method,
+                "scheme": "https",
                 "raw_path": raw_path.encode(),
                 "query_string": query.encode(),
                 "headers": [(k.encode(), v.encode("latin-1")) for k, v in sent.items() if v],
@@ -144,7 +153,8 @@ def basic(name: str, password: str) -> str:
 def open_registry(
     folder: Path,
     *,
-    anonymous: Sequence[Action] = (),
+    anonymous: Sequence[Literal["pull"]] = (),
+    rules: Sequence[Rule] = (),
     stall_seconds: float = 5,
     body_max: int = 0,
     rates: RequestLimits | None = None,
@@ -170,14 +180,26 @@ def open_registry(
         past=Past(database),
         inspection=Inspection(database),
     )
+    settings = Settings(auth=Auth(anonymous=tuple(anonymous), admins=("alice",)), rule=tuple(rules))
+    tokens = Tokens(SigningKeys.open(folder / "token-keys.json", time.time()))
+    accounts = PasswordAccounts(htpasswd)
+    access = Access(
+        accounts=accounts,
+        keys=Keys(folder / "keys.json"),
+        policy=policy(settings),
+        tokens=tokens,
+        throttle=Throttle(),
+        realm="Registry Realm",
+    )
     application = Application(
         registry=registry,
-        access=Access(
-            accounts=PasswordAccounts(htpasswd), realm="Registry Realm", anonymous=anonymous
-        ),
+        access=access,
+        tokens=TokenResource(access, tokens),
         authority=AUTHORITY,
         stall_seconds=stall_seconds,
         body_max=body_max,
         rates=rates,
     )
-    return Registry(application, registry.uploads, store, database, htpasswd, registry.space)
+    return Registry(
+        application, registry.uploads, store, database, htpasswd, accounts, registry.space
+    )

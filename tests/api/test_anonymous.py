@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from appliance.oci.digest import Digest
-from appliance.protocol.routes import Action
 from tests.api.driver import BOB, Registry, open_registry
 
 BLOB = b"for everybody"
@@ -16,7 +15,7 @@ NOBODY = {"Authorization": "Basic Og=="}
 
 @pytest.fixture
 async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    found = open_registry(tmp_path, anonymous=[Action.PULL])
+    found = open_registry(tmp_path, anonymous=["pull"])
     pushed = f"/v2/open/app/blobs/uploads/?digest={Digest.of(BLOB)}"
     assert (await found.ask("POST", pushed, body=BLOB)).status == 201
     yield found

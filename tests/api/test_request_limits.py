@@ -7,7 +7,6 @@ import pytest
 
 from appliance.api.limits import RequestLimits
 from appliance.protocol.rates import BURST_SECONDS
-from appliance.protocol.routes import Action
 from tests.api.driver import BOB, Answer, Registry, open_registry
 
 BURST = int(BURST_SECONDS)  # of one request a second
@@ -32,7 +31,7 @@ def rates(clock: Clock) -> RequestLimits:
 
 @pytest.fixture
 async def registry(tmp_path: Path, rates: RequestLimits) -> AsyncIterator[Registry]:
-    found = open_registry(tmp_path, rates=rates, anonymous=[Action.PULL])
+    found = open_registry(tmp_path, rates=rates, anonymous=["pull"])
     yield found
     await found.close()
 

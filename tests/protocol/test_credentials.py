@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from appliance.oci.errors import UNAUTHORIZED
-from appliance.protocol.credentials import Credentials, parse_credentials
+from appliance.protocol.credentials import Bearer, Credentials, parse_credentials
 from tests.refused import attempt, refused
 
 
@@ -48,7 +48,7 @@ def test_nobody_is_no_credentials(headers: list[bytes]) -> None:
     ("header", "reason"),
     [
         (b"", "understands Basic"),
-        (b"Bearer abc", "understands Basic"),
+        (b"Digest abc", "understands Basic"),
         (b"Digest username=alice", "understands Basic"),
         (b"BasicYWxpY2U6c2VjcmV0", "understands Basic"),
         (b"\xff\xfe", "understands Basic"),
@@ -94,3 +94,10 @@ def test_any_headers_are_credentials_or_refused(headers: list[bytes]) -> None:
     assert found is None or found is UNAUTHORIZED or isinstance(found, Credentials)
     if isinstance(found, Credentials):
         assert found.account or found.password
+
+
+@pytest.mark.parametrize("header", [b"Bearer abc", b"bearer  abc ", b"BEARER abc"])
+def test_a_token_says_itself_whose_it_is(header: bytes) -> None:
+    found = parse_credentials([header])
+    assert found == Bearer(b"abc")
+    assert "abc" not in repr(found)

@@ -172,7 +172,7 @@ def test_any_other_path_is_unknown(path: str) -> None:
 def test_a_repository_is_deleted_by_its_name_and_a_slash(path: str, name: str) -> None:
     route = resolve("DELETE", path.encode())
     assert (route.resource, route.name) == (Resource.REPOSITORY, name)
-    assert route.action is Action.DELETE
+    assert route.action is Action.ADMIN
     bare = attempt(lambda: resolve("DELETE", path.removesuffix("/").encode()))
     assert not isinstance(bare, Route) or bare.resource is not Resource.REPOSITORY
 
@@ -262,7 +262,13 @@ def test_what_is_not_text_goes_no_further(path: bytes) -> None:
 def test_every_resource_has_its_actions() -> None:
     assert set(ACTIONS) == set(Resource)
     for resource, methods in ACTIONS.items():
-        free = resource in {Resource.HOME, Resource.HEALTH, Resource.READY, Resource.CA}
+        free = resource in {
+            Resource.HOME,
+            Resource.HEALTH,
+            Resource.READY,
+            Resource.CA,
+            Resource.TOKEN,
+        }
         assert all((action is None) == free for action in methods.values())
         assert resource.value.startswith("/v2") != free
 
