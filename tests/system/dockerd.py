@@ -15,6 +15,7 @@ class Docker:
     """The `docker` command of somebody whose engine this is."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._environment = environment(
             DOCKER_HOST=f"unix://{folder / 'socket'}",
             DOCKER_CONFIG=str(folder / "config"),

@@ -4,7 +4,6 @@ Docker believes anybody on 127.0.0.0/8 without a certificate, so the registry li
 namespace of its own and the engine has to look into /etc/docker/certs.d as it would elsewhere.
 """
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests.system import daemon, dockerd, images
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.dockerd import Docker
 from tests.system.tools import Network
+from tests.system.trust import DOCKER, trusting
 from tests.system.wire import digest_of
 
 _PLAIN_PORT = 5000
@@ -29,17 +29,8 @@ def docker(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 @pytest.fixture
 def trusted(remote: Daemon) -> Iterator[Daemon]:
     """The same registry, its authority known to docker for as long as the test lasts."""
-    shelf = Path("/etc/docker/certs.d")
-    made = [folder for folder in (shelf.parent, shelf) if not folder.exists()]
-    folder = shelf / remote.address
-    folder.mkdir(parents=True)
-    try:
-        (folder / "ca.crt").write_bytes(remote.ca.read_bytes())
+    with trusting(remote, DOCKER):
         yield remote
-    finally:
-        shutil.rmtree(folder)
-        for empty in reversed(made):
-            empty.rmdir()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """podman and buildah as root, with storage of their own."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tests.system import images
 from tests.system.containers import Tool, tool
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.tools import run
+from tests.system.trust import CONTAINERS, trusting
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +30,8 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
 @pytest.fixture
 def trusted(registry: Daemon) -> Iterator[Daemon]:
     """The registry, its authority known to every tool of the family while the test lasts."""
-    shelf = Path("/etc/containers/certs.d")
-    made = not shelf.exists()
-    folder = shelf / registry.address
-    folder.mkdir(parents=True)
-    try:
-        (folder / "ca.crt").write_bytes(registry.ca.read_bytes())
+    with trusting(registry, CONTAINERS):
         yield registry
-    finally:
-        shutil.rmtree(folder)
-        if made:
-            shelf.rmdir()
 
 
 @pytest.fixture
