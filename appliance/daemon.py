@@ -31,6 +31,8 @@ from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.accounts.keys import Keys
 from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
+from appliance.api.audit import AuditLog
+from appliance.api.doors import Doors
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.api.tokens import TokenResource
@@ -69,6 +71,7 @@ _NEEDS_RESTART = (
     "storage.path",
     "log.format",
     "log.level",
+    "log.audit",
 )
 
 _log = structlog.get_logger()
@@ -129,10 +132,11 @@ class Daemon:
         self._rates = RequestLimits()
         self._throttle = Throttle()
         self._limit_requests(self._settings)
+        self._audit = AuditLog(audited) if (audited := self._settings.audit) else None
         self._application = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
         self._operator = OperatorApplication(
-            self._registry, lambda: self._settings, parts.folder.snapshots
+            self._registry, lambda: self._settings, parts.folder.snapshots, self._audit
         )
         self._connections = Connections(_terms(self._settings))
         self._served = trio.Event()
@@ -153,9 +157,13 @@ class Daemon:
                 nursery.start_soon(self._follow_certificates)
                 nursery.start_soon(self._watch_catalogue)
                 nursery.start_soon(self._rotate_at_times)
+                if self._audit is not None:
+                    nursery.start_soon(self._audit.run)
                 self._started()
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
+            if self._audit is not None:
+                await self._audit.write()
             await self._parts.folder.database.aclose()
 
     def _started(self) -> None:
@@ -347,6 +355,12 @@ class Daemon:
             chunk_min=settings.limits.chunk_min,
             rates=self._rates,
             tokens=TokenResource(access, tokens),
+            doors=Doors(
+                allow=[network.network for network in settings.server.allow],
+                deny=[network.network for network in settings.server.deny],
+                hosts=settings.server.hosts,
+            ),
+            audit=self._audit,
         )
 
     def _redirecting(self, settings: Settings) -> RedirectToTls:

@@ -16,6 +16,7 @@ import trio
 
 from appliance.api.answering import ClientGoneError, Receive, Scope, Send
 from appliance.api.app import Application
+from appliance.api.audit import AuditLog
 from appliance.api.exchange import Exchange
 from appliance.catalogue.snapshots import BACKUP, Snapshots
 from appliance.oci.damage import Verified
@@ -59,13 +60,21 @@ class OperatorApplication:
     """The registry's API for whoever needs no account, and the operations."""
 
     def __init__(
-        self, registry: Registry, settings: Callable[[], Settings], snapshots: Snapshots
+        self,
+        registry: Registry,
+        settings: Callable[[], Settings],
+        snapshots: Snapshots,
+        audit: AuditLog | None = None,
     ) -> None:
         self._registry = registry
         self._snapshots = snapshots
         self._settings = settings
         self._application = Application(
-            registry=registry, access=OperatorGate(), authority=None, stall_seconds=_STALL_SECONDS
+            registry=registry,
+            access=OperatorGate(),
+            authority=None,
+            stall_seconds=_STALL_SECONDS,
+            audit=audit,
         )
         self._operations: dict[str, Operation] = {
             "gc": self._gc,

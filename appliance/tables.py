@@ -57,6 +57,9 @@ class Server(Struct, frozen=True, kw_only=True):
     public_url: _Url = ""
     trusted_proxies: _Networks = ()
     proxy_protocol: _Switch = False
+    hosts: _Texts = ()
+    allow: _Networks = ()
+    deny: _Networks = ()
     drain_seconds: Annotated[
         int, Meta(ge=0, description="a whole number of seconds, 0 or more")
     ] = 3600
@@ -252,6 +255,7 @@ class Log(Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"],
         Meta(description='one of "debug", "info", "warning" and "error"'),
     ] = "info"
+    audit: _Text = ""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -280,6 +284,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             return system
         home = Path(os.environ.get("HOME", "/"))
         return Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share") / "registry"
+
+    @property
+    def audit(self) -> Path | None:
+        """The audit log: the file that is set, else one in the data folder; None where it is off."""
+        if self.log.audit == "off":
+            return None
+        return Path(self.log.audit) if self.log.audit else self.data / "audit.log"
 
     @property
     def htpasswd(self) -> Path:

@@ -129,6 +129,27 @@ KEYS = [
         beside='trusted_proxies = ["10.0.0.5"]',
     ),
     Key(
+        "server.hosts",
+        (),
+        '["a", "*.lan"]',
+        ("a", "*.lan"),
+        NO_LIST,
+        "a list of texts, as in",
+        "a, *.lan",
+    ),
+    *(
+        Key(
+            f"server.{name}",
+            (),
+            '["10.0.0.5", "2001:db8::/32"]',
+            ("10.0.0.5/32", "2001:db8::/32"),
+            (*NO_LIST, '["10.0.0.1/8"]', '["proxy"]'),
+            r"a list of addresses, and of networks by their first one, as in \[.*\]",
+            "10.0.0.5,2001:db8::/32",
+        )
+        for name in ("allow", "deny")
+    ),
+    Key(
         "server.drain_seconds",
         3600,
         "60",
@@ -312,6 +333,7 @@ KEYS = [
     ),
     Key("log.format", "auto", '"json"', "json", ('"xml"', "true", '[""]'), "one of"),
     Key("log.level", "info", '"debug"', "debug", ('"DEBUG"', '"warn"', "10"), "one of"),
+    Key("log.audit", "", '"/var/log/audit.log"', "/var/log/audit.log", NO_TEXT, A_TEXT),
 ]
 
 every_key = pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

@@ -15,7 +15,9 @@ from urllib.parse import quote_from_bytes
 import structlog
 
 from appliance.api.answering import ClientGoneError, Receive, Scope, Send
+from appliance.api.audit import AuditLog
 from appliance.api.blobs import BlobResource
+from appliance.api.doors import Doors
 from appliance.api.exchange import Exchange
 from appliance.api.limits import RequestLimits
 from appliance.api.manifests import ListResource, ManifestResource, RepositoryResource
@@ -54,10 +56,14 @@ class Application:
         chunk_min: int = 0,
         rates: RequestLimits | None = None,
         tokens: TokenResource | None = None,
+        doors: Doors | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self._access = access
         self._space = registry.space
         self._rates = rates or RequestLimits()
+        self._doors = doors or Doors()
+        self._audit = audit
         self._stall_seconds = stall_seconds
         self._body_max = body_max
         service = ServiceResource(registry.readiness, authority)
@@ -114,10 +120,13 @@ class Application:
 
     async def _handle(self, exchange: Exchange) -> None:
         try:
+            self._doors.check_address(exchange.client)
             if exchange.raw_path not in _QUIET_PATHS:
+                self._doors.check_host(exchange.header(b"host") or "")
                 self._rates.check_address(exchange.client)
             exchange.check_framing()
             grant = await self._admit(exchange)
+            exchange.account = grant.account
             _note_namespace(exchange)
             await self._warn(exchange, grant.route, grant.account)
             await self.handlers[grant.route.resource, grant.route.method](exchange, grant)
@@ -136,7 +145,7 @@ class Application:
 
     async def _admit(self, exchange: Exchange) -> Grant:
         try:
-            route = resolve(exchange.method, exchange.raw_path)
+            exchange.route = route = resolve(exchange.method, exchange.raw_path)
         except RegistryError:
             if is_private(exchange.raw_path):
                 account = await self._authenticate(exchange)
@@ -147,7 +156,7 @@ class Application:
 
     async def _authenticate(self, exchange: Exchange) -> Account:
         account = await self._access.authenticate(exchange.claim)
-        exchange.account = account.name
+        exchange.account = account
         self._rates.check_account(account)
         return account
 
@@ -160,11 +169,19 @@ class Application:
             exchange.warn(shortage)
 
     def _record(self, exchange: Exchange, seconds: float) -> None:
+        if self._audit is not None and exchange.status is not None:
+            self._audit.note(
+                exchange.route,
+                exchange.account,
+                method=exchange.method,
+                client=exchange.client,
+                status=exchange.status,
+            )
         quiet = exchange.status == 200 and exchange.raw_path in _QUIET_PATHS
         (_log.debug if quiet else _log.info)(
             "request",
             client=exchange.client,
-            account=exchange.account or "-",
+            account=exchange.account.name or "-",
             method=exchange.method[:20] if exchange.method.isalpha() else "-",
             path=_printable(exchange.raw_path[:_LOGGED_MAX]),
             status=exchange.status,

@@ -26,7 +26,8 @@ from appliance.oci.errors import (
 )
 from appliance.protocol.addresses import HOST
 from appliance.protocol.pace import Pace
-from appliance.registry.access import Claim
+from appliance.protocol.routes import Route
+from appliance.registry.access import NOBODY, SOMEBODY, Claim
 from appliance.registry.ports import Sink
 
 _PARAMETERS_MAX = 4096
@@ -37,6 +38,9 @@ _GATHER = 1 << 20  # bytes handed to a thread at once: few hops, and still littl
 
 class Exchange(Answering):
     """A request, its answer, and what has been counted of both for the log."""
+
+    route: Route | None = None
+    """What is asked for, once that is known; for the logs."""
 
     def __init__(
         self,
@@ -51,8 +55,8 @@ class Exchange(Answering):
         self._stall_seconds = stall_seconds
         self._body_max = body_max
         self.raw_path: bytes = scope["raw_path"]
-        self.account = ""
-        """Who is asking, once the gate knows; for the log."""
+        self.account = SOMEBODY if b"authorization" in self._fields else NOBODY
+        """Who is asking; for the logs."""
         self.received = 0
         """Bytes of the request's body so far."""
         # Before HTTP/2 a body is announced (RFC 9112 6.3), so most requests need no look for one.

@@ -29,7 +29,7 @@ class TokenResource:
     async def get(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 200 with a token for what of the scopes the account may do."""
         account = await self._access.authenticate(exchange.claim)
-        exchange.account = account.name
+        exchange.account = account
         offline = exchange.query.get("offline_token") == "true"
         await self._give(exchange, account, exchange.parameters("scope"), offline=offline)
 
@@ -51,7 +51,7 @@ class TokenResource:
                 account, offline = found, False
             case _:
                 raise REQUEST_INVALID.error("grant_type is password or refresh_token")
-        exchange.account = account.name
+        exchange.account = account
         kept = form.get("refresh_token", "")
         await self._give(exchange, account, [form.get("scope", "")], offline=offline, kept=kept)
 

@@ -64,7 +64,9 @@ NAME_INVALID = ErrorRow("NAME_INVALID", 400, "invalid repository name")
 NAME_UNKNOWN = ErrorRow("NAME_UNKNOWN", 404, "repository name not known to registry")
 PAGINATION_INVALID = ErrorRow("UNSUPPORTED", 400, "invalid number of results requested")
 PATH_UNKNOWN = ErrorRow("UNSUPPORTED", 404, "there is no such endpoint")
+ADDRESS_REFUSED = ErrorRow("DENIED", 403, "requests from this address are not answered")
 FORBIDDEN = ErrorRow("DENIED", 403, "requested access to the resource is denied")
+MISDIRECTED = ErrorRow("UNSUPPORTED", 421, "this registry has another name")
 QUOTA_REACHED = ErrorRow("DENIED", 403, "the repository has reached its quota")
 RANGE_INVALID = ErrorRow(
     "BLOB_UPLOAD_INVALID", 416, "the chunk does not start where the upload session stands"

@@ -53,6 +53,10 @@ NOBODY = Account("", claimed=False)
 """Whoever brings nothing to prove who it is."""
 
 
+SOMEBODY = Account("", claimed=True)
+"""Whoever claims to be somebody, and has not proved it, or says that it is nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a request says about who sends it."""
@@ -159,7 +163,7 @@ class Access:
             case Credentials():
                 return await self._verified(credentials, claim)
             case _:
-                return Account("", claimed=bool(claim.authorization))
+                return SOMEBODY if claim.authorization else NOBODY
 
     async def login(self, name: str, password: str, claim: Claim) -> Account:
         """Find out whose a password is that came in a form; raises as `authenticate` does."""

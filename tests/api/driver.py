@@ -15,6 +15,8 @@ from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.accounts.keys import Keys
 from appliance.accounts.signing import SigningKeys
 from appliance.api.app import Application
+from appliance.api.audit import AuditLog
+from appliance.api.doors import Doors
 from appliance.api.limits import RequestLimits
 from appliance.api.tokens import TokenResource
 from appliance.catalogue.database import Database
@@ -158,6 +160,8 @@ def open_registry(
     stall_seconds: float = 5,
     body_max: int = 0,
     rates: RequestLimits | None = None,
+    doors: Doors | None = None,
+    audit: AuditLog | None = None,
 ) -> Registry:
     """Open the registry in a folder; `close` it before the folder is opened again."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +203,8 @@ def open_registry(
         stall_seconds=stall_seconds,
         body_max=body_max,
         rates=rates,
+        doors=doors,
+        audit=audit,
     )
     return Registry(
         application, registry.uploads, store, database, htpasswd, accounts, registry.space
