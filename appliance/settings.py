@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from appliance.registry.policy import ANONYMOUS
 from appliance.tables import (
     DEFAULT_LISTEN,
     IN_THE_FILE_ALONE,
@@ -235,6 +236,17 @@ def _unknown_groups(source: Path, settings: Settings) -> list[str]:
             for name in accounts
             if name.startswith("@") and name[1:] not in groups
         ]
+    faults += [
+        f"{source}: rule {number} lets everybody do more than pull; whoever has no account may not."
+        for number, rule in enumerate(settings.rule, 1)
+        if ANONYMOUS in rule.accounts and set(rule.allow) - {"pull"}
+    ]
+    faults += [
+        f"{source}: namespace {space.name} lets everybody do more than pull; (anonymous) may be a"
+        " guest and nothing else."
+        for space in settings.namespace
+        if ANONYMOUS in (*space.developer, *space.maintainer, *space.admin)
+    ]
     faults += [
         f"{source}: rule {number} neither allows nor denies anything; give it allow or deny."
         for number, rule in enumerate(settings.rule, 1)

@@ -1,5 +1,6 @@
 """The product as an operator runs it: a process, a settings file, a password file, a data folder."""
 
+import base64
 import json
 import os
 import shutil
@@ -17,6 +18,14 @@ from tests.system.wire import Client
 
 USER = "tester"
 PASSWORD = "correct:horse-battery"
+
+# What no daemon of any test may ever say.
+SECRETS = (
+    PASSWORD,
+    base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(),
+    '"d":"',
+    "PRIVATE KEY",
+)
 
 # A process that cannot be asked to stop within this is broken: nothing here transfers for so long.
 _STOP_SECONDS = 30
@@ -94,6 +103,8 @@ class Daemon:
         status = self._running().wait(within)
         self._process = None
         alive.remove(self)
+        said = self.log()
+        assert not any(secret in said for secret in SECRETS), "a secret is in the log"
         return status
 
     def stop(self) -> None:
