@@ -68,7 +68,7 @@ class Daemon:
             "server": {"listen": [self.address]},
             "tls": {"mode": "auto"},
             "storage": {"path": str(self.storage)},
-            "auth": {"htpasswd": str(self.htpasswd)},
+            "auth": {"htpasswd": str(self.htpasswd), "admins": [USER]},
             "log": {"format": "json"},
         }
         for name, values in (settings or {}).items():
