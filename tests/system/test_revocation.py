@@ -27,7 +27,8 @@ allow = ["pull", "push"]
 def registry(tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "registry").mkdir()
     found = Daemon(
-        tmp_path / "registry", settings={"tls": {"mode": "off"}, "log": {"level": "debug"}}
+        tmp_path / "registry",
+        settings={"tls": {"mode": "off"}, "log": {"level": "debug"}, "auth": {"admins": []}},
     )
     with found.htpasswd.open("a") as file:
         file.write(account(*_OTHER.split(":")))
