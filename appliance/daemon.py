@@ -41,7 +41,7 @@ from appliance.catalogue.snapshots import today
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
 from appliance.operations import OperatorApplication, limit_registry, make_registry, sweep_rules
-from appliance.parts import Parts, in_use
+from appliance.parts import Parts, context_of, in_use
 from appliance.registry.access import Access
 from appliance.registry.round import ScrubRules
 from appliance.registry.throttle import Throttle
@@ -52,7 +52,6 @@ from appliance.serve.connection import Timeouts
 from appliance.serve.connections import Connections, Terms
 from appliance.serve.listeners import Listening
 from appliance.serve.proxies import TrustedProxies
-from appliance.serve.tls import server_context
 from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, load
 from appliance.wholeness import CATALOGUE, sentence_of_damage
 
@@ -230,7 +229,7 @@ class Daemon:
             settings, fixed = _without_restart(self._settings, wanted)
             certificates = await work.disk(firststart.certificates, settings, self._parts.authority)
             if self._parts.tls is not None:
-                self._parts.tls.current = server_context(certificates, alpn=settings.tls.alpn)
+                self._parts.tls.current = await work.disk(context_of, settings, certificates)
         except (SettingsError, CertificateError) as error:
             _log.error("reload refused, nothing changed", faults=str(error).splitlines())
         else:
@@ -323,7 +322,7 @@ class Daemon:
     async def _renew_certificates(self) -> None:
         found = await work.disk(firststart.certificates, self._settings, self._parts.authority)
         if self._parts.tls is not None and found != self._parts.certificates:
-            self._parts.tls.current = server_context(found, alpn=self._settings.tls.alpn)
+            self._parts.tls.current = await work.disk(context_of, self._settings, found)
             self._parts.certificates = found
             _log.info("certificate changed", fingerprint=found[0].fingerprint)
 
@@ -345,6 +344,7 @@ class Daemon:
             throttle=self._throttle,
             realm=settings.auth.realm,
             public_url=settings.server.public_url,
+            certificates={one.name: one.account for one in settings.certificate},
         )
         return Application(
             registry=self._registry,

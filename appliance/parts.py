@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from OpenSSL import SSL
+
 from appliance import firststart, preflight
 from appliance.accounts.files import AccountError
 from appliance.accounts.signing import SigningKeyError, SigningKeys
@@ -25,6 +27,7 @@ from appliance.lock import FolderLock, HeldError, Note
 from appliance.preflight import Sockets
 from appliance.serve.certificates import Authority, Certificate, CertificateError
 from appliance.serve.listeners import TlsContext, bind_path
+from appliance.serve.pem import read_certificates
 from appliance.serve.tls import server_context
 from appliance.settings import Settings, SettingsError
 from appliance.storage.files import FileStore
@@ -152,4 +155,14 @@ def tls_context(settings: Settings, certificates: list[Certificate]) -> TlsConte
     """Make the context of new connections; None without certificates."""
     if not certificates:
         return None
-    return TlsContext(server_context(certificates, alpn=settings.tls.alpn))
+    return TlsContext(context_of(settings, certificates))
+
+
+def context_of(settings: Settings, certificates: list[Certificate]) -> SSL.Context:
+    """Make what new connections share; raises CertificateError."""
+    path = settings.auth.client_ca
+    return server_context(
+        certificates,
+        alpn=settings.tls.alpn,
+        client_authorities=read_certificates(Path(path)) if path else (),
+    )

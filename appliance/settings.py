@@ -21,6 +21,7 @@ from appliance.tables import (
     DEFAULT_LISTEN,
     IN_THE_FILE_ALONE,
     Auth,
+    ClientCertificate,
     Gc,
     Group,
     Limits,
@@ -45,6 +46,7 @@ __all__ = [
     "Address",
     "Age",
     "Auth",
+    "ClientCertificate",
     "Duration",
     "Gc",
     "Group",
@@ -69,8 +71,18 @@ __all__ = [
 
 DEFAULT_FILE = Path("/etc/registry.toml")
 
-_LISTS: Mapping[str, type[Struct]] = {"rule": Rule, "group": Group, "namespace": Namespace}
-_REQUIRED = {"rule": ("repositories", "accounts"), "group": ("name",), "namespace": ("name",)}
+_LISTS: Mapping[str, type[Struct]] = {
+    "rule": Rule,
+    "group": Group,
+    "namespace": Namespace,
+    "certificate": ClientCertificate,
+}
+_REQUIRED = {
+    "rule": ("repositories", "accounts"),
+    "group": ("name",),
+    "namespace": ("name",),
+    "certificate": ("name", "account"),
+}
 _SWITCH = {"true": True, "false": False}
 
 
@@ -211,6 +223,11 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
         for address in sorted(set(server.listen) & set(server.plain))
         if address.port
     ]
+    if settings.certificate and not settings.auth.client_ca:
+        faults.append(
+            f"{source}: [[certificate]] counts only with auth.client_ca, the authorities that issue"
+            " them; set that too."
+        )
     return faults + _unknown_groups(source, settings)
 
 

@@ -118,6 +118,7 @@ class Auth(Struct, frozen=True, kw_only=True):
         Meta(description='a list of what needs no account, [] or ["pull"]'),
     ] = ()
     admins: _Texts = ("admin",)
+    client_ca: _Text = ""
 
 
 _Who = Annotated[
@@ -169,6 +170,21 @@ class Group(Struct, frozen=True, kw_only=True):
 
     name: _Word = ""
     members: _Members = ()
+
+
+class ClientCertificate(Struct, frozen=True, kw_only=True):
+    """`[[certificate]]`: whose a name in a client's certificate is."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"\A(dns|email|uri|cn|subject):.+\Z",
+            description='a name with its kind, as in "cn:builder" or "dns:ci.example.com"',
+        ),
+    ] = ""
+    account: Annotated[
+        str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z", description='an account, as in "ci"')
+    ] = ""
 
 
 class Namespace(Struct, frozen=True, kw_only=True):
@@ -273,6 +289,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     rule: tuple[Rule, ...] = ()
     group: tuple[Group, ...] = ()
     namespace: tuple[Namespace, ...] = ()
+    certificate: tuple[ClientCertificate, ...] = ()
 
     @property
     def data(self) -> Path:

@@ -12,6 +12,7 @@ from appliance.registry.space import reserve_of
 from appliance.rulebook import policy
 from appliance.settings import (
     IN_THE_FILE_ALONE,
+    ClientCertificate,
     Group,
     Namespace,
     Pair,
@@ -26,7 +27,12 @@ SHIPPED = Path(__file__).parent.parent / "packaging" / "registry.toml"
 EXAMPLE = re.compile(r"^#\[\[(\w+(?:\.\w+)?)\]\]\n(?:#\w+ = .*\n)+", re.MULTILINE)
 OUT_OF_COMMENT = re.compile(r"^#(?=\w+ = |\[)", re.MULTILINE)
 
-LISTS: dict[str, type] = {"rule": Rule, "group": Group, "namespace": Namespace}
+LISTS: dict[str, type] = {
+    "rule": Rule,
+    "group": Group,
+    "namespace": Namespace,
+    "certificate": ClientCertificate,
+}
 TABLES = {name: kind for name, kind in get_type_hints(Settings).items() if name not in LISTS}
 
 DEFAULTS_OF_THE_SYSTEM = {
@@ -105,8 +111,11 @@ def test_its_example_of_a_quota_works(tmp_path: Path) -> None:
 def test_its_example_of_rules_works(tmp_path: Path) -> None:
     file = tmp_path / "registry.toml"
     text = SHIPPED.read_text()
-    file.write_text(uncommented(text[text.index("#[[group]]") :]))
-    rules = policy(load(file, {}))
+    example = uncommented(text[text.index("#[[group]]") :])
+    file.write_text(f'[auth]\nclient_ca = "/etc/ssl/clients.crt"\n{example}')
+    settings = load(file, {})
+    assert settings.certificate == (ClientCertificate(name="cn:builder", account="ci"),)
+    rules = policy(settings)
     assert rules.allows("alice", Action.PUSH, "team/app")
     assert rules.allows("ci", Action.PUSH, "team/release")
     assert not rules.allows("ci", Action.OVERWRITE, "team/app")

@@ -231,6 +231,7 @@ KEYS = [
         "a list of texts, as in",
         "a, b",
     ),
+    Key("auth.client_ca", "", '"/etc/ssl/clients.crt"', "/etc/ssl/clients.crt", NO_TEXT, A_TEXT),
     Key("limits.connections", 10000, "0", 0, NO_COUNT, A_COUNT),
     Key("limits.connections_per_address", 1000, "1000000", 1000000, NO_COUNT, A_COUNT),
     Key("limits.requests_per_second", 0, "50", 50, NO_COUNT, A_COUNT, " 50 "),

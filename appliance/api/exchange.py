@@ -79,6 +79,7 @@ class Exchange(Answering):
             self.headers(b"authorization"),
             self.client,
             self.origin,
+            names=self._scope.get("registry.client_names", ()),
             by_browser=b"text/html" in b",".join(self.headers(b"accept")),
         )
 

@@ -5,8 +5,9 @@ pass, or raises the challenge. Whoever handles a request wants that proof, and o
 one: there is no way round. See `appliance.api.app`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -67,6 +68,8 @@ class Claim:
     """Where it comes from."""
     origin: str = ""
     """How the client calls this registry, as in `https://registry.example.com`; "" if unclear."""
+    names: Sequence[str] = ()
+    """What the client's certificate calls it, where it has shown one."""
     by_browser: bool = False
     """Whether a person looks at the answer."""
 
@@ -131,7 +134,9 @@ class Access:
         throttle: Throttle,
         realm: str,
         public_url: str = "",
+        certificates: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """Decide by what is behind these; `certificates` is names in certificates → accounts."""
         self._accounts = accounts
         self._keys = keys
         self._policy = policy
@@ -139,6 +144,7 @@ class Access:
         self._throttle = throttle
         self._basic = ("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"')
         self._public_url = public_url
+        self._certificates = certificates
 
     # -- who is asking
 
@@ -163,6 +169,9 @@ class Access:
             case Credentials():
                 return await self._verified(credentials, claim)
             case _:
+                for name in claim.names:
+                    if name in self._certificates:
+                        return Account(self._certificates[name], claimed=True)
                 return SOMEBODY if claim.authorization else NOBODY
 
     async def login(self, name: str, password: str, claim: Claim) -> Account:

@@ -44,15 +44,25 @@ class Endpoints:
     """Whether TLS lies between them."""
     proxies: TrustedProxies | None
     """Set when the peer is a proxy whose word on its clients is taken."""
+    client_names: tuple[str, ...] = ()
+    """What the peer's certificate calls it, where it has shown one."""
 
     def describe(self, fields: Fields) -> Scope:
         """Give the part of a request's scope that depends on who really asks."""
         client, scheme = self.client, "https" if self.secure else "http"
+        names = self.client_names
         if self.proxies is not None:
             asker = self.proxies.forwarded(client[0], fields)
             client = (asker.client, 0)
+            names = ()  # those of the proxy are not those of whoever asks
             scheme = asker.scheme or scheme
             if asker.host is not None:
                 host = (b"host", asker.host.encode("latin-1"))
                 fields = [host, *(field for field in fields if field[0] != b"host")]
-        return {"client": client, "server": self.server, "scheme": scheme, "headers": fields}
+        return {
+            "client": client,
+            "server": self.server,
+            "scheme": scheme,
+            "headers": fields,
+            "registry.client_names": names,
+        }

@@ -218,6 +218,7 @@ class Connections:
             server=_host_and_port(stream.socket.getsockname()),
             secure=secure,
             proxies=proxies if believed and proxies.trusts(client[0]) else None,
+            client_names=stream.client_names() if isinstance(stream, TLSStream) else (),
         )
         kind: type[Http1Connection | Http2Connection] = Http1Connection
         if isinstance(stream, TLSStream) and stream.selected_alpn_protocol() == "h2":

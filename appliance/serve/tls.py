@@ -45,10 +45,13 @@ from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 import trio
+from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 
 from appliance.serve.certificates import Certificate, CertificateError
+from appliance.serve.clients import names_of
 from appliance.serve.sockets import SocketStream, Want
 
 _RECORD_SIZE = 16 * 1024
@@ -81,13 +84,20 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def server_context(certificates: Sequence[Certificate], *, alpn: Sequence[str]) -> SSL.Context:
+def server_context(
+    certificates: Sequence[Certificate],
+    *,
+    alpn: Sequence[str],
+    client_authorities: Sequence[x509.Certificate] = (),
+) -> SSL.Context:
     """Make what a listener's connections share; raises CertificateError if OpenSSL objects.
 
     A client that names its server gets the first certificate with just that name, then the first
     with a wildcard for it; every other client gets the first certificate. Of the protocols in
     `alpn` the first that the client offers is chosen; if it offers others only, or none, the
-    connection proceeds without, which means HTTP/1.1 to every client there is.
+    connection proceeds without, which means HTTP/1.1 to every client there is. With
+    `client_authorities`, clients may show a certificate; one that none of these has issued ends the
+    handshake.
 
     A Context is frozen from its first connection on: when a certificate changes, call this again
     and use the result for new connections.
@@ -95,13 +105,13 @@ def server_context(certificates: Sequence[Certificate], *, alpn: Sequence[str]) 
     if not certificates:
         raise ValueError("a TLS server needs at least one certificate")
     first, *others = certificates
-    context = _context_for(first, alpn)
+    context = _context_for(first, alpn, client_authorities)
     if not others:
         return context  # there is nothing to choose from, and asking costs each handshake
     # `None` stands for the context that is asking, which must not hold itself alive.
     by_name: dict[str, SSL.Context | None] = dict.fromkeys(first.names)
     for certificate in others:
-        other = _context_for(certificate, alpn)
+        other = _context_for(certificate, alpn, client_authorities)
         for name in certificate.names:
             by_name.setdefault(name, other)
 
@@ -116,7 +126,9 @@ def server_context(certificates: Sequence[Certificate], *, alpn: Sequence[str]) 
     return context
 
 
-def _context_for(certificate: Certificate, alpn: Sequence[str]) -> SSL.Context:
+def _context_for(
+    certificate: Certificate, alpn: Sequence[str], client_authorities: Sequence[x509.Certificate]
+) -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(
@@ -141,6 +153,14 @@ def _context_for(certificate: Certificate, alpn: Sequence[str]) -> SSL.Context:
             f"{certificate.path} cannot be used for TLS ({_reason(error)})",
             "replace it and its key by a pair with an RSA key of 2048 bits or an ECDSA key",
         ) from error
+
+    if client_authorities:
+        known = context.get_cert_store()
+        for authority in client_authorities:
+            if known is not None:
+                known.add_cert(X509.from_cryptography(authority))
+        # Whether a chain is right is OpenSSL's to say; nothing here says otherwise.
+        context.set_verify(SSL.VERIFY_PEER, lambda *found: bool(found[-1]))
 
     protocols = [name.encode("ascii") for name in alpn]
     context.set_alpn_select_callback(
@@ -194,6 +214,12 @@ class TLSStream(SocketStream):
         """Say which protocol was agreed on, if any."""
         self._require_handshake()
         return self._tls.get_alpn_proto_negotiated().decode("ascii") or None
+
+    def client_names(self) -> tuple[str, ...]:
+        """List the names in the certificate that the client has shown; see `clients`."""
+        self._require_handshake()
+        shown = self._tls.get_peer_certificate(as_cryptography=True)
+        return names_of(shown) if shown is not None else ()
 
     def _shake_hands(self) -> Want | None:
         try:

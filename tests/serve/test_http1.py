@@ -208,6 +208,7 @@ async def test_the_scope_says_all_there_is(keys: Keys | None) -> None:
         "client": source,
         "server": server.address,
         "scheme": "https" if keys else "http",
+        "registry.client_names": (),
     }
     assert (second["method"], second["http_version"], second["raw_path"]) == ("HEAD", "1.0", b"/")
     assert second["headers"][0] == (b"host", b"y:1")

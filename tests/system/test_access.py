@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.system import dockerd, images
 from tests.system.containers import Tool, tool
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.dockerd import Docker
-from tests.system.tools import Network, environment, refused, run
+from tests.system.tools import Network, environment, eventually, refused, run
 from tests.system.trust import CONTAINERS, DOCKER, trusting
 
 _RULES = f"""
@@ -32,12 +33,32 @@ allow = ["pull", "push", "overwrite", "delete"]
 repositories = ["open/*"]
 accounts = ["ci"]
 allow = ["push"]
+
+[[rule]]
+repositories = ["built/*"]
+accounts = ["builder"]
+allow = ["pull", "push"]
+
+[[certificate]]
+name = "cn:a builder"
+account = "builder"
 """
 
 
 @pytest.fixture(scope="module")
-def registry(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("access"), host=net.theirs, prefix=net.prefix)
+def authority() -> trustme.CA:
+    """Whoever issues certificates to clients."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def registry(
+    net: Network, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("access")
+    authority.cert_pem.write_to_path(folder / "clients.crt")
+    settings = {"auth": {"client_ca": str(folder / "clients.crt")}}
+    found = Daemon(folder, host=net.theirs, prefix=net.prefix, settings=settings)
     with found.settings.open("a") as file:
         file.write(_RULES)
     try:
@@ -59,6 +80,12 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
     options = ("--cgroup-manager", "cgroupfs", "--events-backend", "none")
     with tool("podman", tmp_path_factory.mktemp("podman"), *options) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
+    with tool("buildah", tmp_path_factory.mktemp("buildah")) as found:
         yield found
 
 
@@ -202,3 +229,32 @@ def test_curl_pulls_with_a_password_and_with_none(registry: Daemon) -> None:
     for login in ((), ("--user", registry.login)):
         assert json.loads(run(*curl, *login, url))["name"] == "open/skopeo"
     refused(*curl, "--user", f"{USER}:wrong", url)
+
+
+def shown(registry: Daemon, authority: trustme.CA, folder: Path, name: str) -> Path:
+    """A folder with a certificate of that common name, as clients of containers take it."""
+    folder.mkdir()
+    (folder / "ca.crt").write_bytes(registry.ca.read_bytes())
+    issued = authority.issue_cert(common_name=name)
+    issued.cert_chain_pems[0].write_to_path(folder / "client.cert")
+    issued.private_key_pem.write_to_path(folder / "client.key")
+    return folder
+
+
+def test_buildah_pushes_with_a_certificate(
+    registry: Daemon, authority: trustme.CA, buildah: Tool, tmp_path: Path
+) -> None:
+    layout = images.layout_of(tmp_path / "layout", images.small())
+    image = buildah("pull", "--quiet", f"oci:{layout.folder}:latest")
+    name = f"docker://{registry.address}/built/image:1"
+    mine = shown(registry, authority, tmp_path / "mine", "a builder")
+    buildah("push", "--cert-dir", mine, image, name)
+    entries = registry.storage / "audit.log"
+    eventually(lambda: '"builder"' in entries.read_text(), within=5, what="the push is told")
+    told = buildah.refused("push", "--cert-dir", mine, image, name.replace("built", "other"))
+    assert "denied" in told
+    other = shown(registry, authority, tmp_path / "other", "somebody else")
+    told = buildah.refused("push", "--cert-dir", other, image, name)
+    assert "unauthorized" in told or "authentication required" in told
+    false = shown(registry, trustme.CA(), tmp_path / "false", "a builder")
+    assert "certificate" in buildah.refused("push", "--cert-dir", false, image, name)
