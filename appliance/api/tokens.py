@@ -28,7 +28,7 @@ class TokenResource:
 
     async def get(self, exchange: Exchange, grant: Grant) -> None:
         """Answer 200 with a token for what of the scopes the account may do."""
-        account = await self._access.authenticate(exchange.claim)
+        account = await self._access.authenticate(exchange.claim, by_token=False)
         exchange.account = account
         offline = exchange.query.get("offline_token") == "true"
         await self._give(exchange, account, exchange.parameters("scope"), offline=offline)

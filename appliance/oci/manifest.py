@@ -6,7 +6,7 @@ otherwise two clients could read two different images from the same bytes (CVE-2
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -45,8 +45,10 @@ class _Document(msgspec.Struct, rename="camel"):
 _MEDIA_TYPE = re.compile(r"[!#$&^_.+A-Za-z0-9-]{1,127}/[!#$&^_.+A-Za-z0-9-]{1,127}", re.ASCII)
 _SCHEMA_1 = "docker schema 1 manifests are not accepted; docker 1.10 and later push schema 2"
 _DECODER = msgspec.json.Decoder(_Document)
-_FIELDS = frozenset(_Document.__struct_encode_fields__)
-_FOLDED = {name.casefold(): name for name in _FIELDS}
+_FIELDS = {name.casefold(): name for name in _Document.__struct_encode_fields__}
+_DESCRIPTOR_FIELDS = {name.casefold(): name for name in RawDescriptor.__struct_encode_fields__}
+_DESCRIPTORS = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[dict[str, msgspec.Raw]] | None)
+_WITH_DESCRIPTORS = ("config", "layers", "manifests", "blobs", "subject")
 _COLONS_MAX = 1 << 16  # more of them take long to decode, and no manifest has as many fields
 
 
@@ -132,21 +134,29 @@ def _decode(content: bytes) -> _Document:
     try:
         content.decode()  # the decoder skips what it does not know without looking at the encoding
         document = _DECODER.decode(content)
-        names = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        _check_case(fields, _FIELDS)
+        for name in _WITH_DESCRIPTORS:
+            found = _DESCRIPTORS.decode(fields[name]) if name in fields else None
+            for descriptor in found if isinstance(found, list) else [found or {}]:
+                _check_case(descriptor, _DESCRIPTOR_FIELDS)
     except msgspec.ValidationError as error:
         raise MANIFEST_INVALID.error(f"the manifest is not well-formed: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MANIFEST_INVALID.error(f"the manifest is not JSON: {error}") from None
     except RecursionError:
         raise MANIFEST_INVALID.error("the manifest nests too deeply") from None
-    for name in names.keys() - _FIELDS:
-        # Clients written in Go take such a field for the one it resembles, others do not.
-        if name.casefold() in _FOLDED:
-            raise MANIFEST_INVALID.error(
-                f"the manifest's field {name!r} differs from {_FOLDED[name.casefold()]}"
-                " in case only"
-            )
     return document
+
+
+def _check_case(names: Iterable[str], known: Mapping[str, str]) -> None:
+    """Refuse a field that clients written in Go take for the one it resembles, and others do not."""
+    for name in names:
+        meant = known.get(name.casefold(), name)
+        if meant != name:
+            raise MANIFEST_INVALID.error(
+                f"the manifest's field {name[:100]!r} differs from {meant} in case only"
+            )
 
 
 def _media_type(document: _Document, content_type: str | None) -> str:

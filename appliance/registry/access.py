@@ -148,11 +148,12 @@ class Access:
 
     # -- who is asking
 
-    async def authenticate(self, claim: Claim) -> Account:
+    async def authenticate(self, claim: Claim, *, by_token: bool = True) -> Account:
         """Find out who is asking; raises UNAUTHORIZED for credentials that prove nothing.
 
-        Wrong credentials are never taken for none: whoever claims a name must prove it. Raises
-        TOO_MANY_FAILURES where too many did not.
+        Wrong credentials are never taken for none: whoever claims a name must prove it. A token
+        proves nothing unless `by_token`: who gets tokens for one would never have to prove it
+        again. Raises TOO_MANY_FAILURES where too many were wrong.
         """
         try:
             credentials = parse_credentials(claim.authorization)
@@ -160,7 +161,9 @@ class Access:
             raise self._unauthorized(claim, error.message) from None
         match credentials:
             case Bearer(token):
-                account = await self.bearer(token, "access") or self._robot(token)
+                account = self._robot(token)
+                if account is None and by_token:
+                    account = await self.bearer(token, "access")
                 if account is None:
                     raise self._unauthorized(
                         claim, "the token is not valid, or not any more", error="invalid_token"
@@ -275,6 +278,10 @@ class Access:
                 # challenged there even where pulling needs none, or docker would never send one
                 # for a push.
                 return not account.is_anonymous or (account.claimed and self._policy.knows(""))
+            case Action.ADMIN:  # with a repository goes all that is in it
+                return self._policy.allows(account.name, Action.ADMIN, repository) and (
+                    self._policy.allows(account.name, Action.DELETE, repository)
+                )
             case _:
                 return self._policy.allows(account.name, action, repository)
 

@@ -308,7 +308,8 @@ class FileStore(Upkeep):
         with os.scandir(self._uploads) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    ages[entry.name] = entry.stat(follow_symlinks=False).st_mtime
+                    if entry.is_file(follow_symlinks=False):  # lost+found is nobody's upload
+                        ages[entry.name] = entry.stat(follow_symlinks=False).st_mtime
         return ages
 
     def _discard(self, session_id: str) -> None:

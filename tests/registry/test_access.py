@@ -457,3 +457,8 @@ async def test_a_revoked_key_ends_its_tokens_and_its_identity_tokens() -> None:
         with refused(UNAUTHORIZED):
             await world.gate.authenticate(claim(header))
     assert await world.gate.bearer(identity, "refresh") is None
+
+
+def test_whoever_may_not_delete_removes_no_repository_either() -> None:
+    world = World([Rule("all", ("*",), ("alice",), allow=RIGHTS, deny=(Action.DELETE,))])
+    assert not world.gate.may(Account("alice", claimed=True), Action.ADMIN, HERE)
