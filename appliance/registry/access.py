@@ -297,7 +297,8 @@ class Access:
     ) -> Sequence[tuple[str, str]]:
         """Say how to prove who one is: by tokens where some need not, by a password otherwise.
 
-        Docker sends no password where it is asked for one in both ways and has none: only browsers,
+        Docker answers each challenge there is, and fails where it has no password for the second,
+        be it that nobody logged in or that it keeps an identity token instead. So only browsers,
         which know nothing of tokens, are asked for both.
         """
         origin = self._public_url or claim.origin

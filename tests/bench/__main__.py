@@ -23,13 +23,14 @@ from typing import NoReturn
 from msgspec import structs, to_builtins
 
 from tests.bench import content, peers
-from tests.bench.cases import CASES, QUICK, Bench, Case, Scale, make_worlds
+from tests.bench.cases import CASES, make_worlds
 from tests.bench.connection import AnswerError
 from tests.bench.content import MEBIBYTE
 from tests.bench.crew import ClientError, Crew
 from tests.bench.peers import PEERS, MissingError
 from tests.bench.results import OURS, Results
 from tests.bench.server import Server
+from tests.bench.steps import QUICK, Bench, Case, Scale
 
 _FILES = 1 << 16
 

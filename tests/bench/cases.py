@@ -3,163 +3,39 @@
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import msgspec
 
 from appliance.control import ControlError
 from appliance.oci.garbage import Totals
-from tests.bench import content, cpu, worlds
+from tests.bench import content, cpu, logins, worlds
 from tests.bench.connection import AnswerError
-from tests.bench.content import MEBIBYTE, REPOSITORY, TAG, Image, Noise
-from tests.bench.crew import Crew
-from tests.bench.load import Dawdle, Job, Outcome, Probe, Pull, Push, Repeat
+from tests.bench.content import MEBIBYTE, REPOSITORY, TAG
+from tests.bench.load import Dawdle, Job, Pull, Push, Repeat
 from tests.bench.server import Server
+from tests.bench.steps import (
+    PROBES,
+    Bench,
+    Case,
+    Measures,
+    Scale,
+    Step,
+    Work,
+    asking_at_times,
+    manifest,
+    percentile,
+    perform,
+)
 from tests.bench.worlds import GARBAGE, TAGGED, WORLDS
 from tests.soak import gc_operator
-
-Measures = dict[str, float]
 
 _GIBIBYTE = 1 << 30
 _PUSHED_TO = "bench/pushed"
 _CONNECTIONS = 8
 _NEW_CONNECTIONS = 4
-_PROBES = 4
+_THEIRS = ("b5", "tls", "nginx")
 _PAGE = 100
-
-
-class Scale(msgspec.Struct, frozen=True):
-    """How much of everything; sizes in MiB."""
-
-    seconds: float = 3
-    pull: int = 1024
-    push: int = 512
-    block: int = 64
-    mixed_seconds: float = 10
-    pull_rate: int = 25
-    push_rate: int = 10
-    probes_per_second: int = 50
-    slow_connections: int = 500
-    slow_seconds: float = 10
-    rest_seconds: float = 2
-    few: int = 1000
-    many: int = 100_000
-    their_repositories: int = 2000
-    their_tags: int = 1000
-    rows: int = 1_000_000
-    garbage: int = 100_000
-    sweep_probes_per_second: int = 150
-    sweep_seconds: float = 10
-
-
-QUICK = Scale(
-    seconds=0.2,
-    pull=8,
-    push=4,
-    block=2,
-    mixed_seconds=0.5,
-    pull_rate=8,
-    push_rate=4,
-    slow_connections=20,
-    slow_seconds=0.5,
-    rest_seconds=0.1,
-    few=200,
-    many=1000,
-    their_repositories=200,
-    their_tags=200,
-    rows=3000,
-    garbage=500,
-    sweep_seconds=0.5,
-)
-
-
-class Bench(NamedTuple):
-    """All that a step uses."""
-
-    crew: Crew
-    noise: Noise
-    image: Image
-    scale: Scale
-
-
-class Step(NamedTuple):
-    """One line or a few of the table: how they are measured, once, at one server."""
-
-    name: str
-    measure: Callable[[Server], Measures]
-
-
-class Case(NamedTuple):
-    """Some steps that belong together, and quotients of what two of them measured.
-
-    Only where it needs the bulk, which takes a while to push, need that be there.
-    """
-
-    about: str
-    steps: Callable[[Bench], list[Step]]
-    quotients: Sequence[tuple[str, str, str]] = ()
-    leaves_out: Sequence[str] = ()
-    needs_bulk: bool = False
-    needs_worlds: bool = False
-
-
-class _Work(NamedTuple):
-    outcomes: list[Outcome]
-    cpu: float
-    peak: float
-
-    @property
-    def wall(self) -> float:
-        return max(one.ended for one in self.outcomes) - min(one.begun for one in self.outcomes)
-
-    @property
-    def milliseconds(self) -> list[float]:
-        return sorted(taken for one in self.outcomes for taken in one.milliseconds)
-
-    @property
-    def gibibytes(self) -> float:
-        return sum(one.size for one in self.outcomes) / _GIBIBYTE
-
-    def bulk(self) -> Measures:
-        return {
-            "CPU-s/GiB": self.cpu / self.gibibytes,
-            "MiB/s": self.gibibytes * 1024 / self.wall,
-        }
-
-    def requests(self) -> Measures:
-        return {
-            "CPU µs": self.cpu * 1e6 / len(self.milliseconds),
-            "p50 ms": statistics.median(self.milliseconds),
-        }
-
-
-def _work(bench: Bench, server: Server, jobs: Sequence[Job], *, watch: bool = False) -> _Work:
-    marks: list[float] = []
-
-    def mark() -> None:
-        marks.append(cpu.seconds(server.roots))
-
-    peak = 0.0
-    if watch:
-        with cpu.Watch(server.roots) as watching:
-            outcomes = bench.crew.perform(jobs, before=mark, after=mark)
-        peak = watching.peak
-    else:
-        outcomes = bench.crew.perform(jobs, before=mark, after=mark)
-    server.ciphers |= {one.cipher for one in outcomes if one.cipher}
-    return _Work(outcomes, marks[1] - marks[0], peak)
-
-
-def _percentile(ordered: Sequence[float], part: float) -> float:
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-
-def _manifest(reference: str) -> str:
-    return f"/v2/{REPOSITORY}/manifests/{reference}"
 
 
 def _blob(digest: str) -> str:
@@ -171,14 +47,14 @@ def _asking(
 ) -> Measures:
     job = Repeat(server.target, method, path, bench.scale.seconds, reconnect)
     jobs = [job] * (_NEW_CONNECTIONS if reconnect else _CONNECTIONS)
-    return _work(bench, server, jobs).requests()
+    return perform(bench, server, jobs).requests()
 
 
 def _small(bench: Bench) -> list[Step]:
     questions = [
         ("GET /v2/", "GET", "/v2/"),
-        ("GET manifest by tag", "GET", _manifest(TAG)),
-        ("GET manifest by digest", "GET", _manifest(bench.image.manifest)),
+        ("GET manifest by tag", "GET", manifest(TAG)),
+        ("GET manifest by digest", "GET", manifest(bench.image.manifest)),
         ("HEAD blob", "HEAD", _blob(bench.image.layer)),
     ]
     return [
@@ -188,7 +64,7 @@ def _small(bench: Bench) -> list[Step]:
 
 
 def _connect(bench: Bench) -> list[Step]:
-    questions = [("GET /v2/", "/v2/"), ("GET manifest by tag", _manifest(TAG))]
+    questions = [("GET /v2/", "/v2/"), ("GET manifest by tag", manifest(TAG))]
     return [
         Step(name, partial(_asking, bench, method="GET", path=path, reconnect=True))
         for name, path in questions
@@ -197,7 +73,7 @@ def _connect(bench: Bench) -> list[Step]:
 
 def _pulling(bench: Bench, count: int, server: Server) -> Measures:
     job = Pull(server.target, _blob(bench.image.bulk), bench.image.bulk_size)
-    return _work(bench, server, [job] * count).bulk()
+    return perform(bench, server, [job] * count).bulk()
 
 
 def _pull(bench: Bench) -> list[Step]:
@@ -207,7 +83,7 @@ def _pull(bench: Bench) -> list[Step]:
 def _pushing(bench: Bench, streamed: bool, count: int, server: Server) -> Measures:
     size = bench.scale.push * MEBIBYTE
     job = Push(server.target, _PUSHED_TO, bench.noise, size, streamed)
-    work = _work(bench, server, [job] * count)
+    work = perform(bench, server, [job] * count)
     _forget(server, work)
     return work.bulk()
 
@@ -230,20 +106,7 @@ def _push(bench: Bench) -> list[Step]:
 
 
 def _probes(bench: Bench, server: Server, seconds: float) -> list[Job]:
-    return _asking_at_times(
-        server, [_manifest(TAG)] * _PROBES, bench.scale.probes_per_second, seconds
-    )
-
-
-def _asking_at_times(
-    server: Server, paths: Sequence[str], per_second: int, seconds: float
-) -> list[Job]:
-    """So many requests a second in all, from one connection for each path."""
-    gap = 1 / per_second
-    return [
-        Probe(server.target, path, seconds, every=gap * len(paths), delay=gap * number)
-        for number, path in enumerate(paths)
-    ]
+    return asking_at_times(server, [manifest(TAG)] * PROBES, bench.scale.probes_per_second, seconds)
 
 
 def _mixing(bench: Bench, server: Server) -> Measures:
@@ -253,12 +116,12 @@ def _mixing(bench: Bench, server: Server) -> Measures:
     pull = Pull(server.target, _blob(bench.image.bulk), down, rates[0])
     push = Push(server.target, _PUSHED_TO, bench.noise, up, rate=rates[1])
     probes = _probes(bench, server, scale.mixed_seconds)
-    work = _work(bench, server, [*[pull] * 4, *[push] * 2, *probes])
+    work = perform(bench, server, [*[pull] * 4, *[push] * 2, *probes])
     _forget(server, work)
     late = max(one.ended - one.begun for one in work.outcomes) - scale.mixed_seconds
     return {
         "p50 ms": statistics.median(work.milliseconds),
-        "p99 ms": _percentile(work.milliseconds, 0.99),
+        "p99 ms": percentile(work.milliseconds, 0.99),
         "CPU %": work.cpu / work.wall * 100,
         "transfers late s": max(0.0, late),
     }
@@ -274,9 +137,9 @@ def _slowing(bench: Bench, server: Server) -> Measures:
     path = _blob(bench.image.block)
     dawdle = Dawdle(server.target, path, scale.slow_connections, scale.slow_seconds)
     probes = _probes(bench, server, scale.slow_seconds)
-    work = _work(bench, server, [dawdle, *probes], watch=True)
+    work = perform(bench, server, [dawdle, *probes], watch=True)
     return {
-        "p99 ms": _percentile(work.milliseconds, 0.99),
+        "p99 ms": percentile(work.milliseconds, 0.99),
         "max ms": work.milliseconds[-1],
         "RSS before MiB": before,
         "RSS most MiB": work.peak,
@@ -293,10 +156,10 @@ def _idling(bench: Bench, server: Server) -> Measures:
     time.sleep(bench.scale.rest_seconds)
     before = cpu.memory(server.roots)
     target = server.target
-    _work(bench, server, [Repeat(target, "GET", _manifest(TAG), bench.scale.seconds)] * 8)
-    _work(bench, server, [Pull(target, _blob(bench.image.block), bench.image.block_size)] * 8)
+    perform(bench, server, [Repeat(target, "GET", manifest(TAG), bench.scale.seconds)] * 8)
+    perform(bench, server, [Pull(target, _blob(bench.image.block), bench.image.block_size)] * 8)
     push = Push(target, _PUSHED_TO, bench.noise, bench.scale.block * MEBIBYTE)
-    _forget(server, _work(bench, server, [push] * 4))
+    _forget(server, perform(bench, server, [push] * 4))
     time.sleep(bench.scale.rest_seconds)
     return {
         "start ms": seconds * 1000,
@@ -338,10 +201,10 @@ def _probed(bench: Bench, server: Server, size: worlds.Littered) -> list[float]:
     """How many milliseconds each of some manifests took."""
     scale = bench.scale
     paths = [
-        worlds.littered_manifest(size, size.images * number // _PROBES) for number in range(_PROBES)
+        worlds.littered_manifest(size, size.images * number // PROBES) for number in range(PROBES)
     ]
-    jobs = _asking_at_times(server, paths, scale.sweep_probes_per_second, scale.sweep_seconds)
-    return _work(bench, server, jobs).milliseconds
+    jobs = asking_at_times(server, paths, scale.sweep_probes_per_second, scale.sweep_seconds)
+    return perform(bench, server, jobs).milliseconds
 
 
 def _sweeping(bench: Bench, server: Server) -> Measures:
@@ -365,7 +228,7 @@ def _sweeping(bench: Bench, server: Server) -> Measures:
         shutil.rmtree(server.world(GARBAGE))
     if found.blobs != size.garbage:
         raise AnswerError(f"{found.blobs} blobs were removed, not {size.garbage}")
-    resting, sweeping = (_percentile(sorted(one), 0.99) for one in (rest, meanwhile))
+    resting, sweeping = (percentile(sorted(one), 0.99) for one in (rest, meanwhile))
     return {
         "start ms": started * 1000,
         "p50 ms at rest": statistics.median(rest),
@@ -392,7 +255,7 @@ def make_worlds(server: Server, scale: Scale, *, ours: bool) -> None:
             worlds.make_theirs(server.data, server.world(name), size)
 
 
-def _forget(server: Server, work: _Work) -> None:
+def _forget(server: Server, work: Work) -> None:
     for one in work.outcomes:
         if one.digest:
             server.forget(_PUSHED_TO, one.digest)
@@ -456,6 +319,14 @@ CASES: dict[str, Case] = {
         "process to the first 200; manifests at fixed times, 150 a second, at rest and while a sweep "
         "removes these blobs; and how long the sweep takes. Ours alone.",
         _garbage,
-        leaves_out=("b5", "tls", "nginx"),
+        leaves_out=_THEIRS,
+    ),
+    "logins": Case(
+        "Accounts with bcrypt at cost 12: server CPU of 1,000 requests with one password, and of as "
+        "many more, in checks of a password; manifests at fixed times, 150 a second, at rest and "
+        "while 50 wrong passwords a second come from one address; and how long a wrong password "
+        "takes for an account that exists and for one that does not. Ours alone.",
+        logins.steps,
+        leaves_out=_THEIRS,
     ),
 }

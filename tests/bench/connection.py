@@ -31,12 +31,13 @@ _MEDIA_TYPES = (
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where a registry answers, whom its certificate is from, and who asks."""
+    """Where a registry answers, whom its certificate is from, who asks, and from which address."""
 
     host: str
     port: int
     authority: str
     authorization: str = ""
+    source: str = ""
 
     def request(self, method: str, path: str, *fields: str) -> bytes:
         """The head of a request."""
@@ -78,6 +79,8 @@ class Connection:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.target.source:
+            plain.bind((self.target.source, 0))
         plain.connect((self.target.host, self.target.port))
         return _context(self.target.authority).wrap_socket(plain, server_hostname=self.target.host)
 
@@ -96,26 +99,30 @@ class Connection:
         suite = self.socket.cipher()
         return f"{self.socket.version()} {suite[0] if suite else 'without a cipher'}"
 
-    def head(self, status: int) -> tuple[bytes, bytes]:
-        """The head of the answer, which must have this status, and what came of the body with it."""
+    def head(self, *statuses: int) -> tuple[bytes, bytes]:
+        """The head of the answer, of a status that is wanted, and what came of the body with it."""
         data = b""
         while (end := data.find(b"\r\n\r\n")) < 0:
             if not (more := self.socket.recv(_READ)):
                 raise AnswerError(f"the end instead of an answer, after {data!r}")
             data += more
         head = data[:end]
-        if int(head[9:12]) != status:
-            raise AnswerError(f"not {status} but {data[:1000].decode(errors='replace')}")
+        if status_of(head) not in statuses:
+            wanted = " or ".join(map(str, statuses))
+            raise AnswerError(f"not {wanted} but {data[:1000].decode(errors='replace')}")
         return head, data[end + 4 :]
 
-    def exchange(self, request: bytes, *, status: int = 200) -> tuple[bytes, bytes]:
+    def exchange(
+        self, request: bytes, *, status: int = 200, or_else: int | None = None
+    ) -> tuple[bytes, bytes]:
         """Ask for something small; the answer's head and body."""
         self.socket.sendall(request)
-        return self.answer(status, bodiless=request.startswith(b"HEAD "))
+        statuses = (status,) if or_else is None else (status, or_else)
+        return self.answer(*statuses, bodiless=request.startswith(b"HEAD "))
 
-    def answer(self, status: int, *, bodiless: bool = False) -> tuple[bytes, bytes]:
+    def answer(self, *statuses: int, bodiless: bool = False) -> tuple[bytes, bytes]:
         """Read a small answer to its end; its head and its body."""
-        head, body = self.head(status)
+        head, body = self.head(*statuses)
         chunked = not bodiless and _CHUNKED.search(head) is not None
         length = 0 if bodiless or chunked else length_of(head)
         while len(body) < length or (chunked and not body.endswith(_LAST_CHUNK)):
@@ -168,6 +175,11 @@ class Connection:
                 self.socket.sendall(piece[start : start + _READ])
                 sent += min(_READ, len(piece) - start)
                 _keep_pace(begun, sent, rate)
+
+
+def status_of(head: bytes) -> int:
+    """What became of a request."""
+    return int(head[9:12])
 
 
 def length_of(head: bytes) -> int:

@@ -5,12 +5,14 @@ nothing but the work itself falls into the measurement.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
 from tests.bench import content
-from tests.bench.connection import AnswerError, Connection, Target
+from tests.bench.connection import AnswerError, Connection, Target, status_of
 from tests.bench.content import Noise
 
 Start = Callable[[], None]
@@ -18,6 +20,7 @@ Start = Callable[[], None]
 _WINDOW = 32 << 10
 _TRICKLE = 64
 _TRICKLE_SECONDS = 1.0
+_GUESSES_AT_ONCE = 64
 
 
 class Outcome(msgspec.Struct):
@@ -30,6 +33,7 @@ class Outcome(msgspec.Struct):
     size: int = 0
     digest: str = ""
     alive: int = 0
+    refused: int = 0
 
 
 class Repeat(msgspec.Struct, frozen=True, tag=True):
@@ -177,4 +181,73 @@ def _takes(connection: Connection) -> bool:
         return False
 
 
-Job = Repeat | Probe | Pull | Push | Dawdle
+class Series(msgspec.Struct, frozen=True, tag=True):
+    """A request for each target, one after the other, on a new connection for a new address."""
+
+    targets: list[Target]
+    path: str
+    status: int = 200
+
+    def perform(self, start: Start) -> Outcome:
+        """Ask as each of them."""
+        connection = Connection(self.targets[0])
+        cipher = connection.cipher
+        start()
+        taken = []
+        begun = time.monotonic()
+        for target in self.targets:
+            if target.source != connection.target.source:
+                connection.close()
+                connection = Connection(target)
+            request = target.request("GET", self.path)
+            asked = time.monotonic()
+            connection.exchange(request, status=self.status)
+            taken.append((time.monotonic() - asked) * 1000)
+        ended = time.monotonic()
+        connection.close()
+        return Outcome(begun, ended, cipher, milliseconds=taken)
+
+
+class Storm(msgspec.Struct, frozen=True, tag=True):
+    """Logins at fixed times that all fail, on as many connections as wait for an answer.
+
+    They are made as each target in turn, of which all have one address.
+    """
+
+    targets: list[Target]
+    path: str
+    seconds: float
+    every: float
+
+    def perform(self, start: Start) -> Outcome:
+        """Ask at each of the times; how many were not even looked at."""
+        idle = deque([Connection(self.targets[0])])
+        taken: list[float] = []
+        refused: list[bool] = []
+
+        def guess(number: int, due: float) -> None:
+            target = self.targets[number % len(self.targets)]
+            connection = idle.pop() if idle else Connection(target)
+            request = target.request("GET", self.path)
+            head, _ = connection.exchange(request, status=401, or_else=429)
+            taken.append((time.monotonic() - due) * 1000)
+            refused.append(status_of(head) == 429)
+            idle.append(connection)
+
+        start()
+        begun = time.monotonic()
+        with ThreadPoolExecutor(_GUESSES_AT_ONCE) as pool:
+            guesses = []
+            for number in range(int(self.seconds / self.every)):
+                due = begun + number * self.every
+                time.sleep(max(0, due - time.monotonic()))
+                guesses.append(pool.submit(guess, number, due))
+        for guessed in guesses:
+            guessed.result()
+        ended = time.monotonic()
+        for connection in idle:
+            connection.close()
+        return Outcome(begun, ended, milliseconds=taken, refused=sum(refused))
+
+
+Job = Repeat | Probe | Pull | Push | Dawdle | Series | Storm

@@ -7,7 +7,7 @@ import base64
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +18,11 @@ from tests.bench.connection import Target
 from tests.bench.server import Server
 from tests.system.tools import free_port
 
+USER = "bench"
+PASSWORD = "correct horse battery"
+ACCOUNTS = "htpasswd"
+
 _HOST = "127.0.0.1"
-_USER = "bench"
-_PASSWORD = "correct horse battery"
 _BCRYPT_COST = 5
 
 # Debian installs nginx where not everybody looks.
@@ -41,8 +43,19 @@ class Site(NamedTuple):
 
     def target(self, port: int, *, login: bool) -> Target:
         """Where a server answers and, unless it lets everybody in, as whom to ask."""
-        pair = base64.b64encode(f"{_USER}:{_PASSWORD}".encode()).decode()
-        return Target(_HOST, port, str(self.authority), f"Basic {pair}" if login else "")
+        authorization = basic(USER, PASSWORD) if login else ""
+        return Target(_HOST, port, str(self.authority), authorization)
+
+
+def basic(name: str, password: str) -> str:
+    """Say with a password who asks."""
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def write_accounts(file: Path, names: Sequence[str], cost: int) -> None:
+    """Write a password file in which all have the same hash."""
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(cost)).decode()
+    file.write_text("".join(f"{name}:{hashed}\n" for name in names))
 
 
 def make_site(folder: Path) -> Site:
@@ -102,10 +115,10 @@ def proxied_peer(site: Site) -> Server:
     folder = _folder(site, "nginx")
     port, behind = free_port(), free_port()
     registry = _docker_registry(folder, behind)
-    accounts = folder / "htpasswd"
-    hashed = ("openssl", "passwd", "-apr1", _PASSWORD)
+    accounts = folder / ACCOUNTS
+    hashed = ("openssl", "passwd", "-apr1", PASSWORD)
     done = subprocess.run(hashed, check=True, capture_output=True, text=True)
-    accounts.write_text(f"{_USER}:{done.stdout}")
+    accounts.write_text(f"{USER}:{done.stdout}")
     configuration = folder / "nginx.conf"
     configuration.write_text(_nginx(site, folder, port, behind))
     program, log = _program("nginx", "apt-get install nginx-light"), str(folder / "nginx.log")
@@ -135,9 +148,8 @@ def _program(name: str, installing: str) -> str:
 
 
 def _accounts(folder: Path) -> Path:
-    accounts = folder / "htpasswd"
-    hashed = bcrypt.hashpw(_PASSWORD.encode(), bcrypt.gensalt(_BCRYPT_COST))
-    accounts.write_text(f"{_USER}:{hashed.decode()}\n")
+    accounts = folder / ACCOUNTS
+    write_accounts(accounts, [USER], _BCRYPT_COST)
     return accounts
 
 
@@ -218,7 +230,7 @@ http {{
         chunked_transfer_encoding on;
         location /v2/ {{
             auth_basic "Registry";
-            auth_basic_user_file {folder / "htpasswd"};
+            auth_basic_user_file {folder / ACCOUNTS};
             add_header Docker-Distribution-Api-Version $docker_distribution_api_version always;
             proxy_pass http://docker-registry;
             proxy_set_header Host $http_host;

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tests.bench.cases import CASES, Measures
+from tests.bench.cases import CASES
+from tests.bench.steps import Measures
 
 OURS = "ours"
 
