@@ -26,6 +26,7 @@ from appliance.firststart import certificates, names
 from appliance.registry.space import amount, reserve_of
 from appliance.serve.certificates import CertificateError, load, subject_names
 from appliance.serve.listeners import bind
+from appliance.serve.pem import read_certificates
 from appliance.settings import DEFAULT_LISTEN, Address, Settings
 from appliance.wholeness import CATALOGUE, fault_of_folder, sentence_of_damage
 
@@ -211,6 +212,11 @@ def _examine_certificates(settings: Settings, source: Path, findings: Findings) 
                 load(folder / "ca.crt", folder / "ca.key")
     except CertificateError as error:
         findings.faults.append(f"{source}: tls: {error}.")
+    try:
+        if settings.auth.client_ca:
+            read_certificates(Path(settings.auth.client_ca))
+    except CertificateError as error:
+        findings.faults.append(f"{source}: auth.client_ca: {error}.")
 
 
 def _examine_catalogue(settings: Settings, findings: Findings, *, thorough: bool) -> None:

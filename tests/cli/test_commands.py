@@ -500,6 +500,12 @@ Break = Callable[[Machine], object]
             lambda m: m.configure(tls='mode = "files"\ncertificate = "/none"\nkey = "/none"'),
             "tls: /none does not exist",
         ),
+        (
+            lambda m: m.configure(
+                auth=f'htpasswd = "{m.htpasswd}"\nclient_ca = "/none"',
+            ),
+            "auth.client_ca: /none does not exist",
+        ),
     ],
 )
 def test_each_thing_that_keeps_it_from_starting_is_one_sentence(
