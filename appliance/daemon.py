@@ -355,11 +355,7 @@ class Daemon:
             chunk_min=settings.limits.chunk_min,
             rates=self._rates,
             tokens=TokenResource(access, tokens),
-            doors=Doors(
-                allow=[network.network for network in settings.server.allow],
-                deny=[network.network for network in settings.server.deny],
-                hosts=settings.server.hosts,
-            ),
+            doors=_doors(settings),
             audit=self._audit,
         )
 
@@ -369,7 +365,17 @@ class Daemon:
             port=_address(sockets[0]).port if sockets else 443,
             public_url=settings.server.public_url,
             stall_seconds=settings.limits.stall,
+            doors=_doors(settings),
         )
+
+
+def _doors(settings: Settings) -> Doors:
+    server = settings.server
+    return Doors(
+        allow=[network.network for network in server.allow],
+        deny=[network.network for network in server.deny],
+        hosts=server.hosts,
+    )
 
 
 def _terms(settings: Settings) -> Terms:

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from appliance import firststart, preflight
 from appliance.accounts.files import AccountError
-from appliance.accounts.signing import SigningKeyError, SigningKeys
+from appliance.accounts.signing import SIGNING_KEYS, SigningKeyError, SigningKeys
 from appliance.catalogue.database import Database
 from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.inspection import Inspection
@@ -32,8 +32,6 @@ from appliance.serve.tls import server_context
 from appliance.settings import Settings, SettingsError
 from appliance.storage.files import FileStore
 from appliance.wholeness import CATALOGUE, fault_of_folder, sentence_of_damage
-
-_SIGNING_KEYS = "token-keys.json"
 
 
 def in_use(settings: Settings, note: Note | None) -> str:
@@ -118,7 +116,7 @@ class Parts:
             self.certificates = firststart.certificates(settings, self.authority)
             firststart.administrator(settings)
             self.tls = tls_context(settings, self.certificates)
-            self.signing = SigningKeys.open(settings.data / _SIGNING_KEYS, time.time())
+            self.signing = SigningKeys.open(settings.data / SIGNING_KEYS, time.time())
         except (CertificateError, AccountError, SigningKeyError, OSError) as error:
             raise SettingsError([f"{source}: {error}."]) from error
         self.sockets = preflight.open_sockets(settings, source)

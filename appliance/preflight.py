@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance import lock
-from appliance.accounts import editing
+from appliance.accounts import editing, keys
 from appliance.accounts.files import AccountError
+from appliance.accounts.signing import SIGNING_KEYS, SigningKeyError, SigningKeys
 from appliance.catalogue.database import Database
 from appliance.catalogue.integrity import SMALL
 from appliance.catalogue.schema import SchemaTooNewError
@@ -173,6 +174,7 @@ def _exists(path: Path) -> bool:
 
 def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> None:
     file = settings.htpasswd
+    _examine_others(settings, source, findings)
     place = f"{source}: auth.htpasswd: {file}"
     if not _exists(file):
         folder = next(folder for folder in file.parents if _exists(folder))
@@ -194,6 +196,20 @@ def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> N
         findings.warnings.append(
             f"{file} has no usable account, so nobody can log in; add one: registry user add NAME."
         )
+
+
+def _examine_others(settings: Settings, source: Path, findings: Findings) -> None:
+    """Look at the other files about access: those that are there, and where one will be."""
+    if not _exists(settings.data) or not settings.data.is_dir():
+        return
+    try:
+        keys.read(settings.data / keys.FILE)
+        SigningKeys.check(settings.data / SIGNING_KEYS)
+    except (AccountError, SigningKeyError, OSError) as error:
+        findings.faults.append(f"{source}: {error}.")
+    folder = settings.audit.parent if settings.audit else settings.data
+    if folder != settings.data and not os.access(folder, os.W_OK | os.X_OK):
+        findings.faults.append(f"{source}: log.audit: {folder} is no folder to write in.")
 
 
 def _examine_certificates(settings: Settings, source: Path, findings: Findings) -> None:

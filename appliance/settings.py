@@ -223,6 +223,8 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
         for address in sorted(set(server.listen) & set(server.plain))
         if address.port
     ]
+    if settings.auth.client_ca and tls.mode == "off":
+        faults.append(f"{source}: auth.client_ca counts only with TLS; remove it, or turn TLS on.")
     if settings.certificate and not settings.auth.client_ca:
         faults.append(
             f"{source}: [[certificate]] counts only with auth.client_ca, the authorities that issue"
@@ -238,7 +240,8 @@ def _unknown_groups(source: Path, settings: Settings) -> list[str]:
         f"{source}: there are several groups called {name}; make them one."
         for name in sorted({name for name in groups if groups.count(name) > 1})
     ]
-    meant = [(f"rule {number}", rule.accounts) for number, rule in enumerate(settings.rule, 1)]
+    meant = [("auth.admins", settings.auth.admins)]
+    meant += [(f"rule {number}", rule.accounts) for number, rule in enumerate(settings.rule, 1)]
     meant += [
         (
             f"namespace {space.name}",
@@ -258,6 +261,8 @@ def _unknown_groups(source: Path, settings: Settings) -> list[str]:
         for number, rule in enumerate(settings.rule, 1)
         if ANONYMOUS in rule.accounts and set(rule.allow) - {"pull"}
     ]
+    if ANONYMOUS in settings.auth.admins:
+        faults.append(f"{source}: auth.admins makes everybody an administrator; name accounts.")
     faults += [
         f"{source}: namespace {space.name} lets everybody do more than pull; (anonymous) may be a"
         " guest and nothing else."

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from appliance.values import Address, Age, Duration, Interval, Network, Size
 
-_Text = Annotated[str, Meta(description='text in quotes, as in "one"')]
+_Text = Annotated[str, Meta(pattern=r"\A[^\0]*\Z", description='text in quotes, as in "one"')]
 _Texts = Annotated[tuple[str, ...], Meta(description='a list of texts, as in ["one", "two"]')]
 _Addresses = Annotated[
     tuple[Address, ...],
@@ -105,6 +105,19 @@ class Storage(Struct, frozen=True, kw_only=True):
     ] = 7
 
 
+_Who = Annotated[
+    str,
+    Meta(pattern=r"\A(\*|\(anonymous\)|@?[^\s:@(*][^\s:]*)\Z"),
+]
+_Whoever = Annotated[
+    tuple[_Who, ...],
+    Meta(
+        description='a list of accounts, of groups as in "@team", of "*" for every account'
+        ' and of "(anonymous)" for whoever has none'
+    ),
+]
+
+
 class Auth(Struct, frozen=True, kw_only=True):
     """`[auth]`: who may come in."""
 
@@ -117,21 +130,10 @@ class Auth(Struct, frozen=True, kw_only=True):
         tuple[Literal["pull"], ...],
         Meta(description='a list of what needs no account, [] or ["pull"]'),
     ] = ()
-    admins: _Texts = ("admin",)
+    admins: _Whoever = ("admin",)
     client_ca: _Text = ""
 
 
-_Who = Annotated[
-    str,
-    Meta(pattern=r"\A(\*|\(anonymous\)|@?[^\s:@(*][^\s:]*)\Z"),
-]
-_Whoever = Annotated[
-    tuple[_Who, ...],
-    Meta(
-        description='a list of accounts, of groups as in "@team", of "*" for every account'
-        ' and of "(anonymous)" for whoever has none'
-    ),
-]
 _Members = Annotated[
     tuple[Annotated[str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z")], ...],
     Meta(description='a list of accounts, as in ["alice", "bob"]'),

@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 
 from appliance.accounts.files import AccountError, locked
-from appliance.accounts.htpasswd import PasswordFile
+from appliance.accounts.htpasswd import RESERVED, PasswordFile
 from appliance.durable import replace_file
 
 
@@ -12,6 +12,8 @@ def check_name(name: str) -> None:
     """Refuse names that a password file or a Basic header cannot carry."""
     if not name or ":" in name or name.startswith("#") or name != name.strip():
         raise AccountError(f"{name!r} cannot be an account: no colon, leading # or outer spaces")
+    if name.startswith(RESERVED):
+        raise AccountError(f"{name!r} cannot be an account: it begins with one of ( @ *")
     if len(name) > 255 or not name.isprintable():  # a stray byte of the command line is neither
         raise AccountError(f"{name!r} cannot be an account: at most 255 printable characters")
 

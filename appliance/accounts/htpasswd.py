@@ -27,6 +27,9 @@ from appliance.accounts.schemes import COST, check_password, parse_hash
 from appliance.oci.errors import TOO_MANY_LOGINS
 from appliance.protocol.credentials import Credentials
 
+RESERVED = ("(", "@", "*")
+"""What no account's name begins with: groups do, and everybody, and nobody."""
+
 _REMEMBER_SECONDS = 300.0
 _REMEMBERED_MAX = 10_000
 _WAITING_MAX = 64  # different logins under way; more would wait longer than clients do
@@ -81,8 +84,8 @@ def _reason_to_ignore(name: bytes, colon: bytes, value: bytes, known: dict[str, 
         return "its name is not UTF-8"
     if len(account) > _NAME_MAX or not account.isprintable():
         return "its name is too long or has unprintable characters"
-    if account.startswith("("):
-        return f"no account is called {account}: such names are the registry's own"
+    if account.startswith(RESERVED):
+        return f"no account is called {account}: such names have a meaning of their own"
     if account in known:
         return f"{account} stands in an earlier line already"
     if parse_hash(value) is None:
@@ -106,17 +109,24 @@ class PasswordAccounts:
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
         self._checks: dict[bytes, _Check] = {}
 
-    async def recall(self, credentials: Credentials) -> bool:
-        """Tell whether this password has just been found to be the account's, at little cost."""
+    async def recall(self, credentials: Credentials) -> str | None:
+        """Return what `verify` does for a password that was right a moment ago, at little cost."""
         if stamp(self._path) != self._stamp:
             await self.refresh()
-        proof = self._proof(credentials, self._stored(credentials.account))
-        return self._remembered.get(proof, -math.inf) > trio.current_time()
+        stored = self._stored(credentials.account)
+        proof = self._proof(credentials, stored)
+        if self._remembered.get(proof, -math.inf) <= trio.current_time():
+            return None
+        return _generation(stored)
 
-    async def verify(self, credentials: Credentials) -> bool:
-        """Tell whether the password is the account's, as the file stands now."""
-        if await self.recall(credentials):
-            return True
+    async def verify(self, credentials: Credentials) -> str | None:
+        """Return the generation that a password proves, as the file stood when this was asked.
+
+        None if it is not the account's. Raises TOO_MANY_LOGINS.
+        """
+        known = await self.recall(credentials)
+        if known is not None:
+            return known
         stored = self._stored(credentials.account)
         proof = self._proof(credentials, stored)
         check = self._checks.get(proof)
@@ -127,21 +137,19 @@ class PasswordAccounts:
         try:
             same = await check.result()
         finally:
-            self._checks.pop(proof, None)
+            if self._checks.get(proof) is check:
+                del self._checks[proof]
         if same and stored is not self._nobody:
             self._remember(proof)
-            return True
-        return False
+            return _generation(stored)
+        return None
 
     async def generation(self, account: str) -> str | None:
         """Return what changes with an account's password; None if there is no such account."""
         if stamp(self._path) != self._stamp:
             await self.refresh()
         stored = self._file.hashes.get(account)
-        if stored is None:
-            return None
-        # A hash of a hash with a salt of its own: whoever has a token learns nothing from it.
-        return hashlib.blake2b(stored, digest_size=16, person=b"generation").hexdigest()
+        return None if stored is None else _generation(stored)
 
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about an account's hash; None if nothing is."""
@@ -211,6 +219,11 @@ class _Check:
 
     async def _compare(self, stored: bytes) -> bool:
         return await work.password(check_password, self._credentials.password, stored)
+
+
+def _generation(stored: bytes) -> str:
+    """Hash a hash, which has a salt of its own: whoever has a token learns nothing from it."""
+    return hashlib.blake2b(stored, digest_size=16, person=b"generation").hexdigest()
 
 
 def _weakness(account: str, stored: bytes) -> str:

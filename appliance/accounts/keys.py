@@ -57,7 +57,7 @@ class Keys:
         if _SECRET.fullmatch(secret) is None:
             return None
         kept = self._current().get(key_id(secret))
-        if kept is None or not hmac.compare_digest(kept.hash, _hash(secret)):
+        if kept is None or not hmac.compare_digest(kept.hash.encode(), _hash(secret).encode()):
             return None
         return self._alive(kept)
 
@@ -77,7 +77,9 @@ class Keys:
             try:
                 self._kept = {kept.id: kept for kept in read(self._path)}
             except AccountError as error:
-                _log.error("keys unreadable, none counts", reason=str(error))
+                _log.error("keys cannot be read", reason=str(error))
+                if isinstance(error.__cause__, OSError):
+                    return self._kept  # a passing trouble: what was read last still counts
                 self._kept = {}
             self._stamp = found
         return self._kept

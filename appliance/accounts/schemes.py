@@ -35,8 +35,8 @@ _BCRYPT = re.compile(rb"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{3
 _APR1 = re.compile(rf"\$apr1\$[{_ALPHABET}]{{1,8}}\$[{_ALPHABET}]{{22}}".encode())
 _SHA = re.compile(rb"\{SHA\}[A-Za-z0-9+/]{27}=")
 _SHA_CRYPT = re.compile(
-    rf"\$(?:5\$(?:rounds=(\d{{4,9}})\$)?[{_ALPHABET}]{{1,16}}\$[{_ALPHABET}]{{43}}"
-    rf"|6\$(?:rounds=(\d{{4,9}})\$)?[{_ALPHABET}]{{1,16}}\$[{_ALPHABET}]{{86}})".encode()
+    rf"\$(?:5\$(?:rounds=([1-9]\d{{3,8}})\$)?[{_ALPHABET}]{{1,16}}\$[{_ALPHABET}]{{43}}"
+    rf"|6\$(?:rounds=([1-9]\d{{3,8}})\$)?[{_ALPHABET}]{{1,16}}\$[{_ALPHABET}]{{86}})".encode()
 )
 
 

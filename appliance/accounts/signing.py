@@ -16,14 +16,14 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, GuestProtocol
 
 from appliance.durable import replace_file
-from appliance.protocol.claims import REFRESH_SECONDS, Claims
+from appliance.protocol.claims import REFRESH_SECONDS, TOKEN_MAX, Claims
 from appliance.protocol.scopes import Scope
 
 ROTATE_SECONDS = 90 * 86400
 """The age at which another key takes over."""
 
-TOKEN_MAX = 16 << 10
-"""Bytes of a token that is looked at."""
+SIGNING_KEYS = "token-keys.json"
+"""The name of the file in the data folder."""
 
 _ISSUER = "registry-appliance"
 _ALGORITHM = "ES256"
@@ -70,18 +70,22 @@ class SigningKeys:
 
         Raises SigningKeyError and OSError.
         """
+        found = cls.check(path)
+        found.rotate(now)
+        return found
+
+    @classmethod
+    def check(cls, path: Path) -> "SigningKeys":
+        """Read the keys, none where there is no such file; raises SigningKeyError and OSError."""
         try:
-            kept = msgspec.json.decode(path.read_bytes(), type=list[_Kept])
-            found = cls(path, kept)
+            return cls(path, msgspec.json.decode(path.read_bytes(), type=list[_Kept]))
         except FileNotFoundError:
-            found = cls(path, [])
-        except (msgspec.MsgspecError, JoseError, ValueError) as error:
+            return cls(path, [])
+        except (msgspec.MsgspecError, JoseError, ValueError, LookupError, TypeError) as error:
             raise SigningKeyError(
                 f"{path} holds no keys that tokens can be signed with ({error}); remove it, and new"
                 " ones are made: clients log in again then"
             ) from error
-        found.rotate(now)
-        return found
 
     def rotate(self, now: float) -> bool:
         """Make a new key where the newest is too old, and forget those that signed nothing alive.
@@ -154,5 +158,8 @@ class SigningKeys:
         return self._keys[str(token.headers()["kid"])]
 
     def _take(self, kept: list[_Kept]) -> None:
+        keys = {one.id: ECKey.import_key({**one.key}) for one in kept}
+        if any(key.curve_name != _CURVE or not key.is_private for key in keys.values()):
+            raise ValueError(f"a key is no private key on {_CURVE}")
+        self._keys = keys  # first: what signs is to be found here
         self._kept = sorted(kept, key=lambda one: -one.made_at)
-        self._keys = {one.id: ECKey.import_key({**one.key}) for one in kept}

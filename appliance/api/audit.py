@@ -19,6 +19,7 @@ from appliance.registry.access import Account
 
 _EVERY = 0.2  # seconds
 _WAITING_MAX = 10_000
+_TAIL_MAX = 255  # characters of a path that strangers write
 
 _CHANGING = {Action.PUSH, Action.OVERWRITE, Action.DELETE, Action.ADMIN}
 _REFUSED = {401, 403, 421, 429}
@@ -105,4 +106,4 @@ def _word(route: Route | None) -> str:
 
 def _target(route: Route) -> str:
     """Name what a request is about, as its path does."""
-    return route.resource.value.partition("<name>/")[2].partition("<")[0] + route.tail
+    return route.resource.value.partition("<name>/")[2].partition("<")[0] + route.tail[:_TAIL_MAX]

@@ -1,18 +1,22 @@
 """What a plain HTTP listener answers beside TLS: the same address over TLS."""
 
 from appliance.api.answering import Receive, Scope, Send
+from appliance.api.doors import Doors
 from appliance.api.exchange import Exchange
-from appliance.oci.errors import REQUEST_INVALID
+from appliance.oci.errors import REQUEST_INVALID, RegistryError
 from appliance.protocol.addresses import HOST
 
 
 class RedirectToTls:
     """An ASGI application that sends every request on, with method and body kept (308)."""
 
-    def __init__(self, *, port: int, public_url: str, stall_seconds: float) -> None:
+    def __init__(
+        self, *, port: int, public_url: str, stall_seconds: float, doors: Doors | None = None
+    ) -> None:
         self._port = port
         self._public_url = public_url
         self._stall_seconds = stall_seconds
+        self._doors = doors or Doors()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -21,7 +25,15 @@ class RedirectToTls:
                 await send({"type": "websocket.close"})
             return
         exchange = Exchange(scope, receive, send, stall_seconds=self._stall_seconds)
-        base = self._base(exchange.header(b"host") or "")
+        host = exchange.header(b"host") or ""
+        try:
+            self._doors.check_address(exchange.client)
+            self._doors.check_host(host)
+        except RegistryError as refusal:
+            refused = {"code": refusal.row.code, "message": refusal.message}
+            await exchange.answer_json(refusal.row.status, {"errors": [refused]})
+            return
+        base = self._base(host)
         if base is None:
             error = {"code": REQUEST_INVALID.code, "message": "the Host header is malformed"}
             await exchange.answer_json(REQUEST_INVALID.status, {"errors": [error]})

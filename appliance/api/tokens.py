@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from appliance.api.exchange import Exchange
 from appliance.oci.errors import REQUEST_INVALID, UNAUTHORIZED
 from appliance.protocol.scopes import parse_scopes
-from appliance.registry.access import Access, Account, Grant
+from appliance.registry.access import SOMEBODY, Access, Account, Grant
 from appliance.registry.tokens import Tokens
 
 _FORM_MAX = 64 << 10
@@ -36,6 +36,7 @@ class TokenResource:
     async def post(self, exchange: Exchange, grant: Grant) -> None:
         """Answer likewise, to a form."""
         form = await _form(exchange)
+        exchange.account = SOMEBODY
         match form.get("grant_type"):
             case "password":
                 account = await self._access.login(

@@ -14,11 +14,12 @@ from appliance.accounts.keys import Kept
 from appliance.cli.options import read, settings_option
 from appliance.oci.errors import RegistryError
 from appliance.owner import acting_as
-from appliance.protocol.scopes import REGISTRY, REPOSITORY, parse_scope
+from appliance.protocol.scopes import CATALOG, REGISTRY, REPOSITORY, parse_scope
 from appliance.settings import Settings
 from appliance.values import Interval
 
 _NEVER = "never"
+_EXPIRES_MAX = 36500 * 86400
 
 
 @click.group()
@@ -59,6 +60,10 @@ def create(
         raise AccountError(
             f'--expires is a duration as in 30d, or "never", not {expires}'
         ) from None
+    if seconds > _EXPIRES_MAX and not math.isinf(seconds):
+        raise AccountError(f'--expires is at most 36500d, or "never", not {expires}')
+    if not note.isprintable():
+        raise AccountError("--note is one line of printable text")
     ends = None if math.isinf(seconds) else int(time.time() + seconds)
     with acting_as(_folder(settings).stat()):
         secret, kept = keys.create(_folder(settings) / keys.FILE, account, scopes, ends, note)
@@ -118,8 +123,9 @@ def _check_scope(text: str) -> None:
     except RegistryError as error:
         raise AccountError(f"--scope {text}: {error.message}") from None
     known = {REPOSITORY: {"pull", "push", "delete", "*"}, REGISTRY: {"*"}}
-    if not scope.actions or not scope.actions <= known.get(scope.type, set()):
+    is_odd = not text.isprintable() or (scope.type == REGISTRY and scope.name != CATALOG)
+    if is_odd or not scope.actions or not scope.actions <= known.get(scope.type, set()):
         raise AccountError(
-            f"--scope {text}: the actions are pull, push, delete and * for a repository, and * for"
+            f"--scope {text!r}: the actions are pull, push, delete and * for a repository, and * for"
             " registry:catalog"
         )

@@ -14,6 +14,9 @@ PUSH_SECONDS = 12 * 3600
 REFRESH_SECONDS = 90 * 86400
 """The life of an identity token, which clients keep in the place of a password."""
 
+TOKEN_MAX = 16 << 10
+"""Bytes of a token; with longer ones, requests had heads that are refused."""
+
 Kind = Literal["access", "refresh"]
 
 

@@ -62,11 +62,13 @@ class Rates:
         self._full_at[key] = now + lacking
         return 0.0
 
-    def give_back(self, key: str) -> None:
-        """Take a request as not made that `wait` has counted."""
-        full_at = self._full_at.get(key)
-        if full_at is not None:
-            self._full_at[key] = full_at - self._token
+    def delay(self, key: str) -> float:
+        """Return the seconds until a request may pass, 0.0 for now; nothing is counted."""
+        if not self._token:
+            return 0.0
+        now = self._clock()
+        excess = max(self._full_at.get(key, now) - now, 0.0) + self._token - self._deepest
+        return excess if excess > _GRAIN else 0.0
 
     def _forget(self, now: float) -> None:
         """Drop what says least; sorting all of them is paid for by the room for many more."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from appliance.oci.errors import FORBIDDEN, UNAUTHORIZED, RegistryError
 from appliance.protocol.claims import Claims, Kind
@@ -23,6 +22,9 @@ from appliance.registry.throttle import Throttle
 from appliance.registry.tokens import Bearing, Tokens
 
 TOKEN_PATH = "/auth/token"  # noqa: S105  where to get one
+
+_CERTIFICATE = "certificate "
+"""What begins the generation of an account that a certificate has proved."""
 
 _SEAL = object()
 
@@ -174,7 +176,11 @@ class Access:
             case _:
                 for name in claim.names:
                     if name in self._certificates:
-                        return Account(self._certificates[name], claimed=True)
+                        return Account(
+                            self._certificates[name],
+                            claimed=True,
+                            generation=f"{_CERTIFICATE}{name}",
+                        )
                 return SOMEBODY if claim.authorization else NOBODY
 
     async def login(self, name: str, password: str, claim: Claim) -> Account:
@@ -202,6 +208,9 @@ class Access:
         if claims.key:
             key = self._keys.named(claims.key)
             return key is not None and key.account == claims.account
+        if claims.generation.startswith(_CERTIFICATE):
+            name = claims.generation.removeprefix(_CERTIFICATE)
+            return self._certificates.get(name) == claims.account
         if not claims.account:
             return self._policy.knows("")
         return claims.generation == await self._accounts.generation(claims.account)
@@ -212,16 +221,19 @@ class Access:
             robot = self._robot(credentials.password)
             if robot is not None and robot.name == name:
                 return robot
-        if not await self._accounts.recall(credentials):
-            self._throttle.begin(claim.address, name)
-            if not await self._accounts.verify(credentials):
-                raise self._unauthorized(claim, "unknown account or wrong password")
-            self._throttle.succeed(claim.address, name)
+        generation = await self._accounts.recall(credentials)
+        if generation is None:
+            async with self._throttle.turn(claim.address):
+                # Whoever was waited for may have asked the same.
+                generation = await self._accounts.recall(credentials)
+                if generation is None:
+                    self._throttle.check(claim.address, name)
+                    generation = await self._accounts.verify(credentials)
+                if generation is None:
+                    self._throttle.fail(claim.address, name)
+                    raise self._unauthorized(claim, "unknown account or wrong password")
         return Account(
-            name,
-            claimed=True,
-            weakness=self._accounts.weakness(name),
-            generation=await self._accounts.generation(name) or "",
+            name, claimed=True, weakness=self._accounts.weakness(name), generation=generation
         )
 
     def _robot(self, secret: bytes) -> Account | None:
@@ -278,10 +290,6 @@ class Access:
                 # challenged there even where pulling needs none, or docker would never send one
                 # for a push.
                 return not account.is_anonymous or (account.claimed and self._policy.knows(""))
-            case Action.ADMIN:  # with a repository goes all that is in it
-                return self._policy.allows(account.name, Action.ADMIN, repository) and (
-                    self._policy.allows(account.name, Action.DELETE, repository)
-                )
             case _:
                 return self._policy.allows(account.name, action, repository)
 
@@ -304,7 +312,8 @@ class Access:
         origin = self._public_url or claim.origin
         if not origin or not (self._policy.knows("") or error):
             return (self._basic,)
-        parts = [f'realm="{origin}{TOKEN_PATH}"', f'service="{urlsplit(origin).netloc}"']
+        service = origin.partition("://")[2]
+        parts = [f'realm="{origin}{TOKEN_PATH}"', f'service="{service}"']
         if scope is not None:
             parts.append(f'scope="{scope}"')
         if error:

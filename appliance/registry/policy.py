@@ -84,6 +84,10 @@ class Policy:
         return sorted(name for name, members in self._groups.items() if account in members)
 
     def _decide(self, account: str, action: Action, repository: str) -> Decision:
+        if action is Action.ADMIN:  # with a repository goes all that is in it
+            deleting = self._decide(account, Action.DELETE, repository)
+            if not deleting.allowed:
+                return deleting
         matching = list(self._matching(account, repository))
         if denying := tuple(rule for rule in matching if action in rule.deny):
             return Decision(allowed=False, rules=denying)

@@ -175,11 +175,11 @@ class RobotKeys(Protocol):
 class Accounts(Protocol):
     """Who is known here."""
 
-    async def recall(self, credentials: Credentials) -> bool:
-        """Tell whether this password has just been found to be the account's, at little cost."""
+    async def recall(self, credentials: Credentials) -> str | None:
+        """Return what `verify` does for a password that was right a moment ago, at little cost."""
 
-    async def verify(self, credentials: Credentials) -> bool:
-        """Tell whether the password is the account's."""
+    async def verify(self, credentials: Credentials) -> str | None:
+        """Return the generation that a password proves; None if it is not the account's."""
 
     async def generation(self, account: str) -> str | None:
         """Return what changes with an account's password; None if there is no such account."""

@@ -1,13 +1,18 @@
 """Wrong passwords slow down whoever tries them.
 
-A check costs a third of a second of a processor, and guessing has to cost time. Each check that
-does not succeed counts against the address it came from, against the account, and most of all
-against the two together; who has succeeded is counted nowhere.
+A check costs a third of a second of a processor, and guessing has to cost time. Each password that
+was wrong counts against the address it came from, against the account, and most of all against the
+two together. Whoever is right is counted nowhere, and only waits while others from the same address
+are being looked at.
 """
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import trio
 
 from appliance.oci.errors import TOO_MANY_FAILURES
 from appliance.protocol.addresses import network_key
@@ -16,37 +21,50 @@ from appliance.protocol.rates import Rates
 _BOTH = (10, 1 / 5)  # at once, and a second
 _ADDRESS = (20, 1 / 5)
 _ACCOUNT = (100, 1.0)
+_SIDE_BY_SIDE = 4  # checks for one address
 
 
 class Throttle:
-    """Counts failed logins; its memory is bounded, as that of `protocol.rates` is."""
+    """Counts wrong passwords; its memory is bounded, as that of `protocol.rates` is."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._both, self._addresses, self._accounts = (
             Rates(per_second=rate, burst=burst, clock=clock)
             for burst, rate in (_BOTH, _ADDRESS, _ACCOUNT)
         )
+        self._turns: dict[str, tuple[trio.CapacityLimiter, int]] = {}
 
-    def begin(self, address: str, account: str) -> None:
-        """Count an attempt; raises TOO_MANY_FAILURES with `Retry-After` for one too many."""
-        counted: list[tuple[Rates, str]] = []
-        for rates, key in self._keys(address, account):
-            wait_seconds = rates.wait(key)
-            if wait_seconds:
-                for before, other in counted:
-                    before.give_back(other)
-                raise TOO_MANY_FAILURES.error(
-                    headers=(("Retry-After", str(math.ceil(wait_seconds))),)
-                )
-            counted.append((rates, key))
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Wait until not too many from an address are being checked."""
+        network = network_key(address)
+        limiter, waiting = self._turns.get(network) or (trio.CapacityLimiter(_SIDE_BY_SIDE), 0)
+        self._turns[network] = limiter, waiting + 1
+        try:
+            async with limiter:
+                yield
+        finally:
+            waiting = self._turns[network][1] - 1
+            if waiting:
+                self._turns[network] = limiter, waiting
+            else:
+                del self._turns[network]
 
-    def succeed(self, address: str, account: str) -> None:
-        """Take back an attempt that was right."""
+    def check(self, address: str, account: str) -> None:
+        """Raise TOO_MANY_FAILURES with `Retry-After` where too many were wrong."""
+        wait_seconds = max(rates.delay(key) for rates, key in self._keys(address, account))
+        if wait_seconds:
+            raise TOO_MANY_FAILURES.error(headers=(("Retry-After", str(math.ceil(wait_seconds))),))
+
+    def fail(self, address: str, account: str) -> None:
+        """Count a password that was wrong."""
         for rates, key in self._keys(address, account):
-            rates.give_back(key)
+            rates.wait(key)
 
     def _keys(self, address: str, account: str) -> Iterator[tuple[Rates, str]]:
+        # Strangers choose the name, and how long it is.
+        name = hashlib.blake2b(account.encode(), digest_size=16).hexdigest()
         network = network_key(address)
-        yield self._both, f"{network} {account}"
+        yield self._both, f"{network} {name}"
         yield self._addresses, network
-        yield self._accounts, account
+        yield self._accounts, name

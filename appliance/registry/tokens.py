@@ -11,9 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from appliance.oci.errors import RegistryError
+from appliance.oci.errors import REQUEST_INVALID, RegistryError
 from appliance.oci.names import parse_name
-from appliance.protocol.claims import PULL_SECONDS, PUSH_SECONDS, REFRESH_SECONDS, Claims, Kind
+from appliance.protocol.claims import (
+    PULL_SECONDS,
+    PUSH_SECONDS,
+    REFRESH_SECONDS,
+    TOKEN_MAX,
+    Claims,
+    Kind,
+)
 from appliance.protocol.routes import Action
 from appliance.protocol.scopes import CATALOG, REGISTRY, REPOSITORY, Scope, actions_of
 
@@ -46,7 +53,10 @@ class Tokens:
         self._clock = clock
 
     def access(self, asking: Bearing, wanted: Sequence[Scope]) -> tuple[str, Claims]:
-        """Give a token for as much of what is wanted as may be; for nothing, where none of it may."""
+        """Give a token for as much of what is wanted as may be; for nothing, where none of it may.
+
+        Raises REQUEST_INVALID for so much that the token would be too long.
+        """
         scopes = tuple(granted(wanted, asking.may))
         pushing = any(scope.actions - {"pull"} for scope in scopes)
         return self._give(asking, "access", PUSH_SECONDS if pushing else PULL_SECONDS, scopes)
@@ -69,7 +79,10 @@ class Tokens:
         claims = Claims(
             asking.account, asking.generation, kind, now, now + seconds, scopes, asking.key
         )
-        return self._signer.sign(claims), claims
+        token = self._signer.sign(claims)
+        if len(token) > TOKEN_MAX:
+            raise REQUEST_INVALID.error("a token for so many scopes would be too long")
+        return token, claims
 
 
 def granted(wanted: Iterable[Scope], may: Callable[[Action, str], bool]) -> Iterable[Scope]:

@@ -18,7 +18,12 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
 def _names(certificate: x509.Certificate) -> Iterator[str]:
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):  # it has none, or none that makes sense
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):  # it has none, or none that makes sense
         found = x509.SubjectAlternativeName([])
     for kind, general in (
         ("dns", x509.DNSName),

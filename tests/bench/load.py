@@ -20,7 +20,6 @@ Start = Callable[[], None]
 _WINDOW = 32 << 10
 _TRICKLE = 64
 _TRICKLE_SECONDS = 1.0
-_GUESSES_AT_ONCE = 64
 
 
 class Outcome(msgspec.Struct):
@@ -209,25 +208,26 @@ class Series(msgspec.Struct, frozen=True, tag=True):
 
 
 class Storm(msgspec.Struct, frozen=True, tag=True):
-    """Logins at fixed times that all fail, on as many connections as wait for an answer.
+    """Logins at fixed times that all fail, as each target in turn, of which all have one address.
 
-    They are made as each target in turn, of which all have one address.
+    Each takes a connection that waits for no answer, so there must be enough of them.
     """
 
     targets: list[Target]
     path: str
     seconds: float
     every: float
+    connections: int
 
     def perform(self, start: Start) -> Outcome:
         """Ask at each of the times; how many were not even looked at."""
-        idle = deque([Connection(self.targets[0])])
+        idle = deque(Connection(self.targets[0]) for _ in range(self.connections))
         taken: list[float] = []
         refused: list[bool] = []
 
         def guess(number: int, due: float) -> None:
             target = self.targets[number % len(self.targets)]
-            connection = idle.pop() if idle else Connection(target)
+            connection = idle.popleft()
             request = target.request("GET", self.path)
             head, _ = connection.exchange(request, status=401, or_else=429)
             taken.append((time.monotonic() - due) * 1000)
@@ -236,7 +236,7 @@ class Storm(msgspec.Struct, frozen=True, tag=True):
 
         start()
         begun = time.monotonic()
-        with ThreadPoolExecutor(_GUESSES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self.connections) as pool:
             guesses = []
             for number in range(int(self.seconds / self.every)):
                 due = begun + number * self.every

@@ -4,6 +4,8 @@ from base64 import b64encode
 from collections.abc import Collection, Sequence
 
 import pytest
+import trio
+import trio.lowlevel
 
 from appliance.oci.errors import FORBIDDEN, TOO_MANY_FAILURES, UNAUTHORIZED
 from appliance.protocol.claims import Claims
@@ -26,13 +28,15 @@ class Everybody:
         self.checks = 0
         self.recalled: set[str] = set()
 
-    async def recall(self, credentials: Credentials) -> bool:
-        return credentials.account in self.recalled
+    async def recall(self, credentials: Credentials) -> str | None:
+        name = credentials.account
+        return self.generations.get(name) if name in self.recalled else None
 
-    async def verify(self, credentials: Credentials) -> bool:
+    async def verify(self, credentials: Credentials) -> str | None:
         self.checks += 1
-        known = credentials.account in self.generations
-        return known and credentials.password == credentials.account.encode()
+        await trio.lowlevel.checkpoint()
+        is_right = credentials.password == credentials.account.encode()
+        return self.generations.get(credentials.account) if is_right else None
 
     async def generation(self, account: str) -> str | None:
         return self.generations.get(account)
@@ -403,10 +407,45 @@ async def test_wrong_passwords_slow_down_who_tries_them_and_nobody_else() -> Non
     assert (await world.gate.authenticate(ALICE)).name == "alice"
 
 
-async def test_right_passwords_are_never_too_many() -> None:
+async def test_right_passwords_are_never_too_many_however_many_at_once() -> None:
     world = World(rules())
-    for _ in range(500):
-        await world.gate.authenticate(ALICE)
+    async with trio.open_nursery() as nursery:
+        for _ in range(500):
+            nursery.start_soon(world.gate.authenticate, ALICE)
+    with refused(UNAUTHORIZED):
+        await world.gate.authenticate(claim(basic("alice:wrong")))
+
+
+async def test_a_login_that_is_cancelled_counts_for_nothing() -> None:
+    world = World(rules())
+    for _ in range(50):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await world.gate.authenticate(claim(basic("alice:wrong")))
+    with refused(UNAUTHORIZED):
+        await world.gate.authenticate(claim(basic("alice:wrong")))
+
+
+async def test_a_token_for_a_certificate_ends_with_what_says_whose_it_is() -> None:
+    world = World(rules())
+    shown = Claim((), "192.0.2.1", ORIGIN, names=("dns:other", "cn:one"))
+    assert (await world.gate.authenticate(shown)).is_anonymous
+    world.gate._certificates = {"cn:one": "alice"}
+    account = await world.gate.authenticate(shown)
+    assert account.name == "alice"
+    token, _ = world.tokens.access(world.gate.bearing(account), ())
+    bearer = claim(b"Bearer " + token.encode())
+    assert (await world.gate.authenticate(bearer)).name == "alice"
+    world.gate._certificates = {"cn:one": "bob"}
+    with refused(UNAUTHORIZED):
+        await world.gate.authenticate(bearer)
+
+
+@pytest.mark.parametrize("host", ["[::::]", "[1.2.3.4]", "[:]", "a:99999"])
+def test_an_odd_name_of_the_registry_breaks_nothing(host: str) -> None:
+    asking = Claim((), "192.0.2.1", f"https://{host}")
+    [value] = challenges(World(rules([Action.PULL])), asking)
+    assert f'service="{host}"' in value
 
 
 # --- keys
