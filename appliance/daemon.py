@@ -23,7 +23,6 @@ from pathlib import Path
 
 import structlog
 import trio
-from msgspec import structs
 
 from appliance import firststart, log, notify, preflight, work
 from appliance.accounts import keys
@@ -32,7 +31,6 @@ from appliance.accounts.keys import Keys
 from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
 from appliance.api.audit import AuditLog
-from appliance.api.doors import Doors
 from appliance.api.limits import RequestLimits
 from appliance.api.redirect import RedirectToTls
 from appliance.api.tokens import TokenResource
@@ -46,12 +44,11 @@ from appliance.registry.access import Access
 from appliance.registry.round import ScrubRules
 from appliance.registry.throttle import Throttle
 from appliance.registry.tokens import Tokens
+from appliance.reloading import doors, terms, without_restart
 from appliance.rulebook import policy
 from appliance.serve.certificates import CertificateError
-from appliance.serve.connection import Timeouts
-from appliance.serve.connections import Connections, Terms
+from appliance.serve.connections import Connections
 from appliance.serve.listeners import Listening
-from appliance.serve.proxies import TrustedProxies
 from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, load
 from appliance.wholeness import CATALOGUE, sentence_of_damage
 
@@ -64,15 +61,6 @@ _SNAPSHOT_AFTER = 10.0  # the first clients are served first
 _SNAPSHOTS_EVERY = 600.0  # looks whether a new day has begun
 _ROTATION_LOOK_EVERY = 3600.0
 _VERIFY_LOOK_EVERY = 300.0  # whether it is time to; by then a start is over
-_NEEDS_RESTART = (
-    "server.listen",
-    "server.plain",
-    "storage.path",
-    "log.format",
-    "log.level",
-    "log.audit",
-)
-
 _log = structlog.get_logger()
 
 
@@ -137,7 +125,7 @@ class Daemon:
         self._operator = OperatorApplication(
             self._registry, lambda: self._settings, parts.folder.snapshots, self._audit
         )
-        self._connections = Connections(_terms(self._settings))
+        self._connections = Connections(terms(self._settings))
         self._served = trio.Event()
 
     async def run(self) -> None:
@@ -226,7 +214,7 @@ class Daemon:
         notify.reloading()
         try:
             wanted = self._reread()
-            settings, fixed = _without_restart(self._settings, wanted)
+            settings, fixed = without_restart(self._settings, wanted)
             certificates = await work.disk(firststart.certificates, settings, self._parts.authority)
             if self._parts.tls is not None:
                 self._parts.tls.current = await work.disk(context_of, settings, certificates)
@@ -236,7 +224,7 @@ class Daemon:
             self._parts.certificates = certificates
             if settings.htpasswd != self._settings.htpasswd:
                 self._accounts = PasswordAccounts(settings.htpasswd)
-            self._connections.change(_terms(settings))
+            self._connections.change(terms(settings))
             self._limit_requests(settings)
             self._settings = settings
             self._application.application = self._assemble(settings)
@@ -355,7 +343,7 @@ class Daemon:
             chunk_min=settings.limits.chunk_min,
             rates=self._rates,
             tokens=TokenResource(access, tokens),
-            doors=_doors(settings),
+            doors=doors(settings),
             audit=self._audit,
         )
 
@@ -365,30 +353,8 @@ class Daemon:
             port=_address(sockets[0]).port if sockets else 443,
             public_url=settings.server.public_url,
             stall_seconds=settings.limits.stall,
-            doors=_doors(settings),
+            doors=doors(settings),
         )
-
-
-def _doors(settings: Settings) -> Doors:
-    server = settings.server
-    return Doors(
-        allow=[network.network for network in server.allow],
-        deny=[network.network for network in server.deny],
-        hosts=server.hosts,
-    )
-
-
-def _terms(settings: Settings) -> Terms:
-    server, limits = settings.server, settings.limits
-    return Terms(
-        timeouts=Timeouts(
-            handshake=limits.handshake, idle=limits.idle, head=limits.head, stall=limits.stall
-        ),
-        connections=limits.connections,
-        connections_per_address=limits.connections_per_address,
-        proxies=TrustedProxies([network.network for network in server.trusted_proxies]),
-        proxy_protocol=server.proxy_protocol,
-    )
 
 
 async def _attempt(what: str, chore: Callable[[], Awaitable[object]]) -> None:
@@ -403,27 +369,3 @@ async def _attempt(what: str, chore: Callable[[], Awaitable[object]]) -> None:
 
 def _address(sock: socket.socket) -> Address:
     return Address.of(*sock.getsockname()[:2])
-
-
-def _without_restart(now: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
-    """Take from the wanted settings what can change while serving; name the rest.
-
-    Raises SettingsError where taking them over would lock everybody out.
-    """
-    fixed = []
-    if now.tls.mode != wanted.tls.mode:  # the files of a mode belong to it
-        fixed.append("tls.mode")
-        wanted = structs.replace(wanted, tls=now.tls)
-    for path in _NEEDS_RESTART:
-        table, key = path.split(".")
-        before = getattr(now, table)
-        after = getattr(wanted, table)
-        if getattr(before, key) != getattr(after, key):
-            fixed.append(path)
-            kept = structs.replace(after, **{key: getattr(before, key)})
-            wanted = structs.replace(wanted, **{table: kept})
-    if not os.access(wanted.htpasswd, os.R_OK):
-        raise SettingsError(
-            [f"auth.htpasswd: {wanted.htpasswd} cannot be read; nobody could log in with it."]
-        )
-    return wanted, fixed

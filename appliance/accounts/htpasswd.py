@@ -7,7 +7,8 @@ entry no longer matches it, and many requests that arrive at once share one chec
 compared with its last reading (a `stat`) at every request, so an edit counts at once.
 
 An account that does not exist is checked too, against a hash nobody has the password of, so that
-time does not tell which names exist.
+time does not tell which names exist. Where one file has hashes of several costs, a wrong password for
+one of the cheaper is checked twice, and takes a little longer than the dearest.
 """
 
 import hashlib
