@@ -19,7 +19,7 @@ from appliance.protocol.addresses import network_key
 from appliance.protocol.rates import Rates
 
 _BOTH = (10, 1 / 5)  # at once, and a second
-_ADDRESS = (20, 1 / 5)
+_ADDRESS = (10, 1 / 5)
 _ACCOUNT = (100, 1.0)
 _SIDE_BY_SIDE = 4  # checks for one address
 
