@@ -108,6 +108,7 @@ class PasswordAccounts:
         self._reading = trio.Lock()
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
+        self._wrong: OrderedDict[bytes, float] = OrderedDict()
         self._checks: dict[bytes, _Check] = {}
 
     async def recall(self, credentials: Credentials) -> str | None:
@@ -141,9 +142,15 @@ class PasswordAccounts:
             if self._checks.get(proof) is check:
                 del self._checks[proof]
         if same and stored is not self._nobody:
-            self._remember(proof)
+            _remember(self._remembered, proof)
             return _generation(stored)
+        _remember(self._wrong, proof)
         return None
+
+    def is_wrong(self, credentials: Credentials) -> bool:
+        """Tell whether this password was found wrong a moment ago, as clients try one again."""
+        proof = self._proof(credentials, self._stored(credentials.account))
+        return self._wrong.get(proof, -math.inf) > trio.current_time()
 
     async def generation(self, account: str) -> str | None:
         """Return what changes with an account's password; None if there is no such account."""
@@ -191,11 +198,12 @@ class PasswordAccounts:
         message = b"%d:%b%b%b" % (len(account), account, stored, credentials.password)
         return hashlib.blake2b(message, key=self._key, digest_size=32).digest()
 
-    def _remember(self, proof: bytes) -> None:
-        self._remembered[proof] = trio.current_time() + _REMEMBER_SECONDS
-        self._remembered.move_to_end(proof)
-        while len(self._remembered) > _REMEMBERED_MAX:
-            self._remembered.popitem(last=False)
+
+def _remember(proofs: OrderedDict[bytes, float], proof: bytes) -> None:
+    proofs[proof] = trio.current_time() + _REMEMBER_SECONDS
+    proofs.move_to_end(proof)
+    while len(proofs) > _REMEMBERED_MAX:
+        proofs.popitem(last=False)
 
 
 class _Check:

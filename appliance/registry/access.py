@@ -226,12 +226,13 @@ class Access:
             async with self._throttle.turn(claim.address):
                 # Whoever was waited for may have asked the same.
                 generation = await self._accounts.recall(credentials)
-                if generation is None:
+                if generation is None and not self._accounts.is_wrong(credentials):
                     self._throttle.check(claim.address, name)
                     generation = await self._accounts.verify(credentials)
-                if generation is None:
-                    self._throttle.fail(claim.address, name)
-                    raise self._unauthorized(claim, "unknown account or wrong password")
+                    if generation is None:
+                        self._throttle.fail(claim.address, name)
+            if generation is None:
+                raise self._unauthorized(claim, "unknown account or wrong password")
         return Account(
             name, claimed=True, weakness=self._accounts.weakness(name), generation=generation
         )

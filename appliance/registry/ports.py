@@ -178,6 +178,9 @@ class Accounts(Protocol):
     async def recall(self, credentials: Credentials) -> str | None:
         """Return what `verify` does for a password that was right a moment ago, at little cost."""
 
+    def is_wrong(self, credentials: Credentials) -> bool:
+        """Tell whether this password was found wrong a moment ago, as clients try one again."""
+
     async def verify(self, credentials: Credentials) -> str | None:
         """Return the generation that a password proves; None if it is not the account's."""
 

@@ -2,7 +2,8 @@
 
 A check costs a third of a second of a processor, and guessing has to cost time. Each password that
 was wrong counts against the address it came from, against the account, and most of all against the
-two together. Whoever is right is counted nowhere, and only waits while others from the same address
+two together; the same one again, which clients send without being asked, counts once. Whoever is
+right is counted nowhere, and only waits while others from the same address
 are being looked at.
 """
 

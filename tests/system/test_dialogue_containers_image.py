@@ -170,7 +170,7 @@ def test_anybody_pulls_with_an_empty_name_and_an_empty_password(public: Daemon) 
             ("DELETE", "/v2/dialogue/public/manifests/1"),
         ):
             refused = ask(anybody, method, target)
-            challenge(refused)
+            assert refused.headers["WWW-Authenticate"].startswith("Bearer realm=")
             refusal(refused, 401, "UNAUTHORIZED")
 
 
