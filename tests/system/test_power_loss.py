@@ -42,11 +42,6 @@ _LOSSES: dict[str, tuple[_Life, str, str]] = {
     ),
     "durable.py replace_file: fsync": (_starting, "promised", "is not a certificate"),
     "durable.py replace_file: sync_folder": (_starting, "promised", "is another one"),
-    "serve/certificates.py Authority.open: sync_folder": (
-        _starting_with_accounts,
-        "promised",
-        "the authority is another one",
-    ),
     "storage/files.py StagedFile._publish: fsync": (_serving, "", "name before its bytes"),
     "storage/files.py StagedFile._publish: sync_folder": (_serving, "", "is not durable"),
     "storage/files.py FileStore.prepare: sync_folder": (_serving, "", "is not durable"),
@@ -62,6 +57,9 @@ _NO_LOSSES: dict[str, _Life] = {
     # SQLite syncs the same folder when it makes its log, before anything is answered. That it does
     # is its own affair, and it does not say when it fails.
     "storage/files.py FileStore.prepare: sync_folder #3": _serving,
+    # The keys for tokens are put into the same folder next, and that is synced then. It stays, as
+    # an authority is not to hang on that.
+    "serve/certificates.py Authority.open: sync_folder": _starting_with_accounts,
     # The next start finds the certificates under the name they had while waiting for their key.
     "serve/pem.py _take_name: sync_folder": _starting,
 }
