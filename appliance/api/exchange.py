@@ -72,7 +72,7 @@ class Exchange(Answering):
         peer = self._scope.get("client")
         return peer[0].removeprefix("::ffff:") if peer else ""
 
-    @property
+    @cached_property
     def claim(self) -> Claim:
         """What the request says about who sends it."""
         return Claim(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.system import daemon, tools
+from tests.system.containers import Tool, tool
 from tests.system.daemon import Daemon
 from tests.system.tools import Network
 
@@ -38,6 +39,22 @@ def remote(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
     folder = tmp_path_factory.mktemp("remote")
     with daemon.running(folder, host=net.theirs, prefix=net.prefix) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
+    """podman as root, with storage of its own."""
+    folder = tmp_path_factory.mktemp("podman")
+    options = ("--cgroup-manager", "cgroupfs", "--events-backend", "none")
+    with tool("podman", folder, *options) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
+    """buildah likewise."""
+    with tool("buildah", tmp_path_factory.mktemp("buildah")) as found:
+        yield found
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from tests.system import dockerd, images
-from tests.system.containers import Tool, tool
+from tests.system.containers import Tool
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.dockerd import Docker
 from tests.system.tools import Network, environment, eventually, refused, run
@@ -74,19 +74,6 @@ def registry(
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     with dockerd.engine(tmp_path_factory.mktemp("docker")) as docker:
         yield docker
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
-    options = ("--cgroup-manager", "cgroupfs", "--events-backend", "none")
-    with tool("podman", tmp_path_factory.mktemp("podman"), *options) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
-    with tool("buildah", tmp_path_factory.mktemp("buildah")) as found:
-        yield found
 
 
 @pytest.fixture

@@ -7,24 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.system import images
-from tests.system.containers import Tool, tool
+from tests.system.containers import Tool
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.tools import run
 from tests.system.trust import CONTAINERS, trusting
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
-    folder = tmp_path_factory.mktemp("podman")
-    options = ("--cgroup-manager", "cgroupfs", "--events-backend", "none")
-    with tool("podman", folder, *options) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
-    with tool("buildah", tmp_path_factory.mktemp("buildah")) as found:
-        yield found
 
 
 @pytest.fixture
