@@ -5,10 +5,10 @@
 FS_IOC_SHUTDOWN lets nothing more reach the disk at once, and what was in memory alone goes with the
 unmounting; mounting again replays the journal, as after any power cut.
 
-A promise counts from the moment that the daemon makes it. One that is made after the cut counts as
-well: a success says that the disk has acknowledged everything, which it did before the cut or not at
-all. Failures after the cut are what they should be, and stand for no answer; that the cut has
-begun is noted before it is made, so that none before it is taken for one after it.
+A promise counts when it is made before the cut begins, which is noted before it is made. What is
+answered later stands for no answer, since the cut is not of one piece as that of a wire is: while it
+is being made, ext4 tells a sync under way that it is done, and does not do it. Six threads that wrote and
+synced, with nothing of ours in them, were told so 33 times in 300 cuts, and never before a cut began.
 
 What is not promised is that an upload under way survives: its bytes are synced when it is finished.
 It may have become shorter or have gone, as a client finds out when it asks.
@@ -46,7 +46,7 @@ _SETTINGS: Settings = {
 
 
 class _LineToTheEnd(Line):
-    """A connection on which failures count as silence, once the power is being cut."""
+    """A connection on which every answer is silence, once the power is being cut."""
 
     def __init__(self, client: Client, ending: Callable[[], bool]) -> None:
         super().__init__(client)
@@ -60,8 +60,8 @@ class _LineToTheEnd(Line):
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         answer = super().request(method, target, body, headers)
-        if answer.status >= 500 and self._ending():
-            raise ConnectionAbortedError(f"{answer.status}, as the power is gone")
+        if self._ending():
+            raise ConnectionAbortedError(f"{answer.status}, as the power is being cut")
         return answer
 
 
@@ -181,7 +181,7 @@ class PowerCuts:
 
     def _cut(self) -> None:
         self._disk.cut(self._random.choice([WITHOUT_LOG, WITHOUT_LOG, WITH_LOG]))
-        time.sleep(self._random.choice([0, 0.02, 0.1]))  # in which it may promise what is not so
+        time.sleep(self._random.choice([0, 0.02, 0.1]))  # in which it works on, on nothing
         self._daemon.kill()
         self._disk.vanish()
         self._disk.appear()
