@@ -28,6 +28,7 @@ from appliance import firststart, log, notify, preflight, work
 from appliance.accounts import keys
 from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.accounts.keys import Keys
+from appliance.accounts.workloads import IssuedAccounts
 from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
 from appliance.api.audit import AuditLog
@@ -44,7 +45,7 @@ from appliance.registry.access import Access
 from appliance.registry.round import ScrubRules
 from appliance.registry.throttle import Throttle
 from appliance.registry.tokens import Tokens
-from appliance.reloading import doors, terms, without_restart
+from appliance.reloading import KeySources, doors, terms, without_restart
 from appliance.rulebook import policy
 from appliance.serve.certificates import CertificateError
 from appliance.serve.connections import Connections
@@ -120,7 +121,9 @@ class Daemon:
         self._throttle = Throttle()
         self._limit_requests(self._settings)
         self._audit = AuditLog(audited) if (audited := self._settings.audit) else None
-        self._application = _Swapped(self._assemble(self._settings))
+        self._key_sources = KeySources()
+        workloads = self._key_sources.issued_accounts(self._settings)
+        self._application = _Swapped(self._assemble(self._settings, workloads))
         self._redirect = _Swapped(self._redirecting(self._settings))
         self._operator = OperatorApplication(
             self._registry, lambda: self._settings, parts.folder.snapshots, self._audit
@@ -216,6 +219,7 @@ class Daemon:
             wanted = self._reread()
             settings, fixed = without_restart(self._settings, wanted)
             certificates = await work.disk(firststart.certificates, settings, self._parts.authority)
+            workloads = await work.disk(self._key_sources.issued_accounts, settings)
             if self._parts.tls is not None:
                 self._parts.tls.current = await work.disk(context_of, settings, certificates)
         except (SettingsError, CertificateError) as error:
@@ -227,7 +231,7 @@ class Daemon:
             self._connections.change(terms(settings))
             self._limit_requests(settings)
             self._settings = settings
-            self._application.application = self._assemble(settings)
+            self._application.application = self._assemble(settings, workloads)
             self._redirect.application = self._redirecting(settings)
             _log.info("reloaded", needs_restart=fixed)
         notify.ready("serving")
@@ -321,7 +325,7 @@ class Daemon:
             per_account=limits.requests_per_second_per_account,
         )
 
-    def _assemble(self, settings: Settings) -> Application:
+    def _assemble(self, settings: Settings, workloads: IssuedAccounts | None) -> Application:
         limit_registry(self._registry, settings)
         tokens = Tokens(self._parts.signing)
         access = Access(
@@ -331,6 +335,7 @@ class Daemon:
             tokens=tokens,
             throttle=self._throttle,
             realm=settings.auth.realm,
+            workloads=workloads,
             public_url=settings.server.public_url,
             certificates={one.name: one.account for one in settings.certificate},
         )

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance import lock
-from appliance.accounts import editing, keys
+from appliance.accounts import editing, jwks, keys
 from appliance.accounts.files import AccountError
 from appliance.accounts.signing import SIGNING_KEYS, SigningKeyError, SigningKeys
 from appliance.catalogue.database import Database
@@ -68,6 +68,7 @@ def examine(settings: Settings, source: Path, *, thorough: bool = False) -> Find
     findings = Findings()
     _examine_data(settings, source, findings)
     _examine_accounts(settings, source, findings)
+    _examine_issuers(settings, source, findings)
     _examine_certificates(settings, source, findings)
     _examine_catalogue(settings, findings, thorough=thorough)
     held = findings.running
@@ -210,6 +211,18 @@ def _examine_others(settings: Settings, source: Path, findings: Findings) -> Non
     folder = settings.audit.parent if settings.audit else settings.data
     if folder != settings.data and not os.access(folder, os.W_OK | os.X_OK):
         findings.faults.append(f"{source}: log.audit: {folder} is no folder to write in.")
+
+
+def _examine_issuers(settings: Settings, source: Path, findings: Findings) -> None:
+    for number, issuer in enumerate(settings.issuer, start=1):
+        try:
+            if issuer.keys:
+                jwks.read_keys(Path(issuer.keys))
+            elif issuer.ca:
+                read_certificates(Path(issuer.ca))
+        except (OSError, ValueError, CertificateError) as error:
+            key = "keys" if issuer.keys else "ca"
+            findings.faults.append(f"{source}: issuer {number}, {key}: {error}.")
 
 
 def _examine_certificates(settings: Settings, source: Path, findings: Findings) -> None:

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +25,7 @@ from appliance.tables import (
     ClientCertificate,
     Gc,
     Group,
+    Job,
     Limits,
     Log,
     Namespace,
@@ -35,6 +37,7 @@ from appliance.tables import (
     Settings,
     Storage,
     Tls,
+    TokenIssuer,
     Verify,
 )
 from appliance.values import Address, Age, Duration, Interval, Network, Size
@@ -51,6 +54,7 @@ __all__ = [
     "Gc",
     "Group",
     "Interval",
+    "Job",
     "Limits",
     "Log",
     "Namespace",
@@ -65,6 +69,7 @@ __all__ = [
     "Size",
     "Storage",
     "Tls",
+    "TokenIssuer",
     "Verify",
     "load",
 ]
@@ -76,12 +81,16 @@ _LISTS: Mapping[str, type[Struct]] = {
     "group": Group,
     "namespace": Namespace,
     "certificate": ClientCertificate,
+    "issuer": TokenIssuer,
+    "workload": Job,
 }
 _REQUIRED = {
     "rule": ("repositories", "accounts"),
     "group": ("name",),
     "namespace": ("name",),
     "certificate": ("name", "account"),
+    "issuer": ("name", "url", "audiences"),
+    "workload": ("issuer", "account", "claims"),
 }
 _SWITCH = {"true": True, "false": False}
 
@@ -230,7 +239,46 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
             f"{source}: [[certificate]] counts only with auth.client_ca, the authorities that issue"
             " them; set that too."
         )
-    return faults + _unknown_groups(source, settings)
+    return faults + _unknown_groups(source, settings) + _unfit_workloads(source, settings)
+
+
+def _unfit_workloads(source: Path, settings: Settings) -> list[str]:
+    """Find issuers that are meant twice, or not there, and workloads that anybody's job would fit."""
+    faults = []
+    for key in ("name", "url"):
+        given = [getattr(issuer, key) for issuer in settings.issuer]
+        faults += [
+            f"{source}: there are several issuers of the {key} {value}; make them one."
+            for value in sorted({value for value in given if given.count(value) > 1})
+        ]
+    faults += [
+        f"{source}: issuer {number}, url, {issuer.url} is not https, so whoever is on the way could"
+        " be anybody; name its keys as a file (keys), or use https."
+        for number, issuer in enumerate(settings.issuer, 1)
+        if issuer.url.startswith("http:") and not issuer.keys and not _is_loopback(issuer.url)
+    ]
+    names = [issuer.name for issuer in settings.issuer]
+    for number, job in enumerate(settings.workload, 1):
+        if job.issuer not in names:
+            faults.append(
+                f"{source}: workload {number} means the issuer {job.issuer}, which is not"
+                f" there{_near(job.issuer, names)}; add it as [[issuer]]."
+            )
+        if job.claims and not any(map(_narrows, job.claims.values())):
+            faults.append(
+                f"{source}: workload {number}, claims, lets in every job of {job.issuer}, whoever's it"
+                " is; say which."
+            )
+    return faults
+
+
+def _narrows(wanted: str | tuple[str, ...]) -> bool:
+    patterns = (wanted,) if isinstance(wanted, str) else wanted
+    return all(set(pattern) - {"*", "?"} for pattern in patterns)
+
+
+def _is_loopback(url: str) -> bool:
+    return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
 def _unknown_groups(source: Path, settings: Settings) -> list[str]:

@@ -189,6 +189,48 @@ class ClientCertificate(Struct, frozen=True, kw_only=True):
     ] = ""
 
 
+class TokenIssuer(Struct, frozen=True, kw_only=True):
+    """`[[issuer]]`: a platform whose tokens prove what its jobs are."""
+
+    name: _Word = ""
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"\Ahttps?://[^\s?#@]+\Z",
+            description='what tokens call it, as in "https://token.actions.githubusercontent.com"',
+        ),
+    ] = ""
+    audiences: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(
+            min_length=1,
+            description='a list of what tokens for this registry are for, as in ["registry.example.com"]',
+        ),
+    ] = ()
+    keys: _Text = ""
+    ca: _Text = ""
+
+
+_Pattern = Annotated[str, Meta(min_length=1)]
+_Claims = Annotated[
+    dict[str, _Pattern | Annotated[tuple[_Pattern, ...], Meta(min_length=1)]],
+    Meta(
+        min_length=1,
+        description='a table of what a token says, as in { repository = "acme/app", ref = ["refs/tags/*"] }',
+    ),
+]
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """`[[workload]]`: which tokens of an issuer stand for an account."""
+
+    issuer: _Word = ""
+    account: Annotated[
+        str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z", description='an account, as in "ci"')
+    ] = ""
+    claims: _Claims = {}
+
+
 class Namespace(Struct, frozen=True, kw_only=True):
     """`[[namespace]]`: who has which role in the repositories of a name and below it."""
 
@@ -292,6 +334,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     group: tuple[Group, ...] = ()
     namespace: tuple[Namespace, ...] = ()
     certificate: tuple[ClientCertificate, ...] = ()
+    issuer: tuple[TokenIssuer, ...] = ()
+    workload: tuple[Job, ...] = ()
 
     @property
     def data(self) -> Path:

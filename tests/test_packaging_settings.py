@@ -14,12 +14,14 @@ from appliance.settings import (
     IN_THE_FILE_ALONE,
     ClientCertificate,
     Group,
+    Job,
     Namespace,
     Pair,
     Quota,
     Rule,
     Settings,
     Size,
+    TokenIssuer,
     load,
 )
 
@@ -32,6 +34,8 @@ LISTS: dict[str, type] = {
     "group": Group,
     "namespace": Namespace,
     "certificate": ClientCertificate,
+    "issuer": TokenIssuer,
+    "workload": Job,
 }
 TABLES = {name: kind for name, kind in get_type_hints(Settings).items() if name not in LISTS}
 

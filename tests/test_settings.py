@@ -545,6 +545,20 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
 # --- what does not go together
 
 
+def table(name: str, keys: dict[str, str]) -> str:
+    return "\n".join([f"[[{name}]]", *(f"{key} = {value}" for key, value in keys.items()), ""])
+
+
+def issuer(**keys: str) -> str:
+    usual = {"name": '"github"', "url": '"https://example.com"', "audiences": '["here"]'}
+    return table("issuer", usual | keys)
+
+
+def workload(**keys: str) -> str:
+    usual = {"issuer": '"github"', "account": '"ci"', "claims": '{ repository = "acme/app" }'}
+    return table("workload", usual | keys)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -561,6 +575,32 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
         ("[server]\nlisten = []", "server.listen is empty"),
         ('[server]\nlisten = [":80"]\nplain = ["[::]:80"]', "[::]:80 stands in server.listen and"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol needs server.trusted_proxies"),
+        (issuer(url='"http://example.com"'), "issuer 1, url, http://example.com is not https"),
+        (issuer() + issuer(url='"https://b"'), "several issuers of the name github; make them one"),
+        (issuer() + issuer(name='"b"'), "several issuers of the url https://example.com; make"),
+        (issuer(url='"example.com"'), "issuer 1, url, must be what tokens call it, as in"),
+        (issuer(url='"https://example.com/?a"'), "issuer 1, url, must be what tokens call it"),
+        (issuer(audiences="[]"), "issuer 1, audiences, must be a list of what tokens for this"),
+        (
+            issuer() + workload(issuer='"gitlab"'),
+            "workload 1 means the issuer gitlab, which is not",
+        ),
+        (issuer() + workload(issuer='"gihub"'), "(did you mean github?); add it as [[issuer]]"),
+        (issuer() + workload(claims='{ sub = "*" }'), "claims, lets in every job of github"),
+        (issuer() + workload(claims='{ sub = ["acme", "?*"] }'), "lets in every job of github"),
+        (issuer() + workload(claims="{}"), "workload 1, claims, must be a table of what a token"),
+        (
+            issuer() + workload(claims='{ sub = "" }'),
+            "claims, must be a table of what a token says",
+        ),
+        (
+            issuer() + workload(claims="{ sub = [] }"),
+            "claims, must be a table of what a token says",
+        ),
+        (issuer() + workload(claims="{ sub = 7 }"), "claims, must be a table of what a token says"),
+        (issuer() + workload(account='"@team"'), "workload 1, account, must be an account, as in"),
+        ("[[issuer]]\nname = 'a'\nurl = 'https://b'", "issuer 1 lacks audiences; say which"),
+        (issuer() + "[[workload]]\nissuer = 'github'\naccount = 'a'", "workload 1 lacks claims"),
     ],
 )
 def test_a_contradiction_is_one_sentence(file: Path, text: str, expected: str) -> None:
@@ -578,6 +618,11 @@ def test_a_contradiction_is_one_sentence(file: Path, text: str, expected: str) -
         '[tls]\nmode = "files"\ncertificate = "/c"\nkey = "/k"',
         '[server]\nproxy_protocol = true\ntrusted_proxies = ["::1"]',
         "[server]\nproxy_protocol = false",
+        issuer()
+        + workload()
+        + workload(account='"other"', claims='{ sub = ["a*", "b"], x = "*" }'),
+        issuer(url='"http://127.0.0.1:8000"'),
+        issuer(url='"http://example.com"', keys='"/keys.json"'),
     ],
 )
 def test_what_goes_together_is_no_fault(file: Path, text: str) -> None:

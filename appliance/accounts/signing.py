@@ -54,6 +54,7 @@ class _Said(msgspec.Struct, frozen=True):
     iss: str
     access: list[dict[str, Any]] = []
     key: str = ""
+    subject: str = ""
 
 
 class SigningKeys:
@@ -119,6 +120,7 @@ class SigningKeys:
                 for scope in claims.scopes
             ],
             "key": claims.key,
+            "subject": claims.subject,
         }
         header = {"alg": _ALGORITHM, "kid": newest.id}
         return jwt.encode(header, said, self._keys[newest.id], algorithms=[_ALGORITHM])
@@ -148,6 +150,7 @@ class SigningKeys:
                 for one in said.access
             ),
             said.key,
+            said.subject,
         )
         self._read[token] = claims
         if len(self._read) > _REMEMBERED_MAX:

@@ -55,6 +55,8 @@ class AuditLog:
         }
         if account.key:
             entry["key"] = account.key
+        if account.subject:
+            entry["subject"] = account.subject
         if route is not None and route.name:
             entry |= {"repository": route.name, "method": method, "target": _target(route)}
         self._waiting.append(entry)

@@ -78,7 +78,7 @@ class TokenResource:
         }
         if kept:
             document["refresh_token"] = kept
-        elif offline and not account.is_anonymous and (account.scopes is None or account.key):
+        elif offline and self._access.may_stay(account):
             document["refresh_token"] = self._tokens.refresh(bearing)
         if account.weakness:
             exchange.warn(account.weakness)

@@ -35,3 +35,5 @@ class Claims:
     scopes: tuple[Scope, ...] = ()
     key: str = ""
     """The key that the account proved itself by, where it was one."""
+    subject: str = ""
+    """What another issuer's token called it, where it proved itself by one."""

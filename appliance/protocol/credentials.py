@@ -1,10 +1,13 @@
 """What a request brings to prove an account: a password (RFC 7617) or a token (RFC 6750)."""
 
+import re
 from binascii import Error, a2b_base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from appliance.oci.errors import UNAUTHORIZED
+
+_JWT = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,22 @@ class Bearer:
     """A token, which says itself whose it is."""
 
     token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a token of somebody else proves."""
+
+    account: str
+    generation: str = field(repr=False)
+    """What it is proved by, without telling it."""
+    subject: str
+    """What the issuer of the token calls whoever has it."""
+
+
+def is_jwt(secret: bytes) -> bool:
+    """Tell whether a secret has the shape of a signed JSON Web Token (RFC 7515, 7.1)."""
+    return _JWT.fullmatch(secret) is not None
 
 
 def parse_credentials(headers: Sequence[bytes]) -> Credentials | Bearer | None:

@@ -17,7 +17,7 @@ from appliance.protocol.keys import PREFIX
 from appliance.protocol.routes import Action, Route
 from appliance.protocol.scopes import Scope, scope_for
 from appliance.registry.policy import Policy
-from appliance.registry.ports import Accounts, RobotKeys
+from appliance.registry.ports import Accounts, RobotKeys, Workloads
 from appliance.registry.throttle import Throttle
 from appliance.registry.tokens import Bearing, Tokens
 
@@ -45,6 +45,8 @@ class Account:
     """What it proved itself by, without telling it."""
     key: str = ""
     """The ID of the key it proved itself by, where it was one."""
+    subject: str = ""
+    """What another issuer's token calls it, where it proved itself by one."""
 
     @property
     def is_anonymous(self) -> bool:
@@ -135,6 +137,7 @@ class Access:
         tokens: Tokens,
         throttle: Throttle,
         realm: str,
+        workloads: Workloads | None = None,
         public_url: str = "",
         certificates: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -143,6 +146,7 @@ class Access:
         self._keys = keys
         self._policy = policy
         self._tokens = tokens
+        self._workloads = workloads
         self._throttle = throttle
         self._basic = ("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"')
         self._public_url = public_url
@@ -166,6 +170,8 @@ class Access:
                 account = self._robot(token)
                 if account is None and by_token:
                     account = await self.bearer(token, "access")
+                if account is None:
+                    account = await self._workload(token, "", claim)
                 if account is None:
                     raise self._unauthorized(
                         claim, "the token is not valid, or not any more", error="invalid_token"
@@ -202,6 +208,7 @@ class Access:
             scopes=scopes,
             generation=claims.generation,
             key=claims.key,
+            subject=claims.subject,
         )
 
     async def _is_current(self, claims: Claims) -> bool:
@@ -213,6 +220,8 @@ class Access:
             return self._certificates.get(name) == claims.account
         if not claims.account:
             return self._policy.knows("")
+        if self._workloads and self._workloads.knows(claims.account, claims.generation):
+            return True
         return claims.generation == await self._accounts.generation(claims.account)
 
     async def _verified(self, credentials: Credentials, claim: Claim) -> Account:
@@ -221,6 +230,9 @@ class Access:
             robot = self._robot(credentials.password)
             if robot is not None and robot.name == name:
                 return robot
+        job = await self._workload(credentials.password, name, claim)
+        if job is not None:
+            return job
         generation = await self._accounts.recall(credentials)
         if generation is None:
             async with self._throttle.turn(claim.address):
@@ -242,6 +254,24 @@ class Access:
         if key is None:
             return None
         return Account(key.account, claimed=True, scopes=key.scopes, key=key.id)
+
+    async def _workload(self, token: bytes, name: str, claim: Claim) -> Account | None:
+        if self._workloads is None:
+            return None
+        try:
+            proof = await self._workloads.prove(token, name)
+        except RegistryError as error:
+            if error.row is not UNAUTHORIZED:
+                raise
+            raise self._unauthorized(claim, error.message, error="invalid_token") from None
+        if proof is None:
+            return None
+        return Account(
+            proof.account,
+            claimed=True,
+            generation=proof.generation,
+            subject=proof.subject,
+        )
 
     # -- may they
 
@@ -280,7 +310,12 @@ class Access:
         def may(action: Action, repository: str) -> bool:
             return self.may(account, action, repository)
 
-        return Bearing(account.name, account.generation, account.key, may)
+        return Bearing(account.name, account.generation, account.key, account.subject, may)
+
+    def may_stay(self, account: Account) -> bool:
+        """Tell whether an account may have an identity token; not one that ends with its job."""
+        is_whole = account.scopes is None or bool(account.key)
+        return is_whole and not account.is_anonymous and not account.subject
 
     def _allows(self, account: Account, action: Action, repository: str) -> bool:
         match action:
@@ -304,14 +339,18 @@ class Access:
     def _challenges(
         self, claim: Claim, scope: Scope | None, error: str
     ) -> Sequence[tuple[str, str]]:
-        """Say how to prove who one is: by tokens where some need not, by a password otherwise.
+        """Say how to prove who one is: by tokens of ours where some need not, by a password otherwise.
+
+        Those are asked for as well where jobs bring tokens of their platform: one that ends in a few
+        minutes is exchanged for one that lasts as long as a push does.
 
         Docker answers each challenge there is, and fails where it has no password for the second,
         be it that nobody logged in or that it keeps an identity token instead. So only browsers,
         which know nothing of tokens, are asked for both.
         """
         origin = self._public_url or claim.origin
-        if not origin or not (self._policy.knows("") or error):
+        by_token = self._policy.knows("") or self._workloads is not None or error
+        if not origin or not by_token:
             return (self._basic,)
         service = origin.partition("://")[2]
         parts = [f'realm="{origin}{TOKEN_PATH}"', f'service="{service}"']

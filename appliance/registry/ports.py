@@ -11,7 +11,7 @@ from typing import Protocol
 
 from appliance.oci.damage import Found, Inspection, Pace
 from appliance.oci.digest import Digest
-from appliance.protocol.credentials import Credentials
+from appliance.protocol.credentials import Credentials, Proof
 from appliance.protocol.keys import Key
 
 Sink = Callable[[Sequence[bytes | memoryview]], None]
@@ -170,6 +170,20 @@ class RobotKeys(Protocol):
 
     def named(self, key: str) -> Key | None:
         """Return what the key of an ID is for, for who has shown it before."""
+
+
+class Workloads(Protocol):
+    """The accounts that tokens of other issuers stand for."""
+
+    def knows(self, account: str, generation: str) -> bool:
+        """Tell whether what once proved an account still does."""
+
+    async def prove(self, token: bytes, account: str = "") -> Proof | None:
+        """Return what a token proves: that account, or where none is named the one that it fits.
+
+        None for what is no token of an issuer that is known. Raises UNAUTHORIZED with a sentence for
+        one that proves nothing, and ISSUER_UNAVAILABLE.
+        """
 
 
 class Accounts(Protocol):

@@ -42,6 +42,7 @@ class Bearing:
     account: str
     generation: str
     key: str
+    subject: str
     may: Callable[[Action, str], bool]
 
 
@@ -77,7 +78,14 @@ class Tokens:
     ) -> tuple[str, Claims]:
         now = int(self._clock())
         claims = Claims(
-            asking.account, asking.generation, kind, now, now + seconds, scopes, asking.key
+            asking.account,
+            asking.generation,
+            kind,
+            now,
+            now + seconds,
+            scopes,
+            asking.key,
+            asking.subject,
         )
         token = self._signer.sign(claims)
         if len(token) > TOKEN_MAX:

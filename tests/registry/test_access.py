@@ -9,7 +9,7 @@ import trio.lowlevel
 
 from appliance.oci.errors import FORBIDDEN, TOO_MANY_FAILURES, UNAUTHORIZED
 from appliance.protocol.claims import Claims
-from appliance.protocol.credentials import Credentials
+from appliance.protocol.credentials import Credentials, Proof
 from appliance.protocol.keys import Key
 from appliance.protocol.routes import Action, Resource, Route
 from appliance.protocol.scopes import parse_scopes
@@ -64,6 +64,23 @@ class Robots:
         return self.key if key == "1" else None
 
 
+class Jobs:
+    """One job, whose token is `job`; of the same issuer, `late` is a token that has expired."""
+
+    def __init__(self) -> None:
+        self.generation = "workload 1"
+
+    def knows(self, account: str, generation: str) -> bool:
+        return (account, generation) == ("ci", self.generation)
+
+    async def prove(self, token: bytes, account: str = "") -> Proof | None:
+        if token == b"late":
+            raise UNAUTHORIZED.error("the token of github has expired")
+        if token != b"job" or account not in {"", "ci"}:
+            return None
+        return Proof("ci", self.generation, "repo:acme/app")
+
+
 class Signer:
     """Tokens are numbers, in the order in which they were made."""
 
@@ -81,9 +98,12 @@ class Signer:
 class World:
     """A gate, and what stands behind it."""
 
-    def __init__(self, rules: Sequence[Rule], realm: str = "Registry Realm") -> None:
+    def __init__(
+        self, rules: Sequence[Rule], realm: str = "Registry Realm", *, jobs: bool = False
+    ) -> None:
         self.accounts = Everybody()
         self.keys = Robots()
+        self.jobs = Jobs()
         self.now = 1_000_000.0
         self.tokens = Tokens(Signer(), clock=lambda: self.now)
         self.gate = Access(
@@ -93,6 +113,7 @@ class World:
             tokens=self.tokens,
             throttle=Throttle(clock=lambda: self.now),
             realm=realm,
+            workloads=self.jobs if jobs else None,
         )
 
     async def token(self, pair: str, *scopes: str) -> bytes:
@@ -509,3 +530,62 @@ async def test_a_revoked_key_ends_its_tokens_and_its_identity_tokens() -> None:
 def test_whoever_may_not_delete_removes_no_repository_either() -> None:
     world = World([Rule("all", ("*",), ("alice",), allow=RIGHTS, deny=(Action.DELETE,))])
     assert not world.gate.may(Account("alice", claimed=True), Action.ADMIN, HERE)
+
+
+# --- jobs, by tokens of their platform
+
+
+@pytest.mark.parametrize("authorization", [basic("ci:job"), b"Bearer job"], ids=["Basic", "Bearer"])
+async def test_a_job_is_the_account_that_its_token_stands_for(authorization: bytes) -> None:
+    world = World(rules(), jobs=True)
+    account = await world.gate.authenticate(claim(authorization), by_token=False)
+    assert (account.name, account.subject) == ("ci", "repo:acme/app")
+    assert world.gate.may(account, Action.PUSH, HERE)
+    assert not world.gate.may_stay(account)
+    assert world.accounts.checks == 0
+
+
+async def test_a_token_of_a_job_is_nothing_under_another_name() -> None:
+    world = World(rules(), jobs=True)
+    with refused(UNAUTHORIZED, "unknown account or wrong password"):
+        await world.gate.authenticate(claim(basic("alice:job")))
+
+
+@pytest.mark.parametrize(
+    "authorization", [basic("ci:late"), b"Bearer late"], ids=["Basic", "Bearer"]
+)
+async def test_a_job_is_told_why_its_token_proves_nothing(authorization: bytes) -> None:
+    world = World(rules(), jobs=True)
+    with refused(UNAUTHORIZED, "the token of github has expired") as caught:
+        await world.gate.authenticate(claim(authorization))
+    assert caught.value.headers == (("WWW-Authenticate", f'{BEARER},error="invalid_token"'),)
+
+
+async def test_where_jobs_come_a_token_is_asked_for_that_lasts_as_long_as_a_push() -> None:
+    world = World(rules(), jobs=True)
+    assert challenges(world, NONE) == [f'{BEARER},scope="repository:here/app:pull,push"']
+
+
+async def test_what_a_job_was_given_ends_with_what_its_token_was_mapped_by() -> None:
+    world = World(rules(), jobs=True)
+    token = await world.token("ci:job", "repository:here/app:push")
+    account = await world.gate.authenticate(claim(token))
+    assert (account.name, account.subject) == ("ci", "repo:acme/app")
+    world.jobs.generation = "workload 2"
+    with refused(UNAUTHORIZED, "not any more"):
+        await world.gate.authenticate(claim(token))
+
+
+@pytest.mark.parametrize(
+    ("account", "stays"),
+    [
+        (Account("alice", claimed=True, generation="a1"), True),
+        (Account("ci", claimed=True, scopes=parse_scopes([]), key="1"), True),
+        (Account("alice", claimed=True, scopes=parse_scopes([])), False),
+        (Account("ci", claimed=True, subject="repo:acme/app"), False),
+        (Account("", claimed=True), False),
+        (NOBODY, False),
+    ],
+)
+def test_an_identity_token_is_for_who_stays(account: Account, *, stays: bool) -> None:
+    assert gate().may_stay(account) is stays
