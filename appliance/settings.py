@@ -239,6 +239,11 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
             f"{source}: [[certificate]] counts only with auth.client_ca, the authorities that issue"
             " them; set that too."
         )
+    certificates = [one.name for one in settings.certificate]
+    faults += [
+        f"{source}: there are several certificates of the name {name}; say once whose it is."
+        for name in sorted({name for name in certificates if certificates.count(name) > 1})
+    ]
     return faults + _unknown_groups(source, settings) + _unfit_workloads(source, settings)
 
 

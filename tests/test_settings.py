@@ -575,6 +575,10 @@ def workload(**keys: str) -> str:
         ("[server]\nlisten = []", "server.listen is empty"),
         ('[server]\nlisten = [":80"]\nplain = ["[::]:80"]', "[::]:80 stands in server.listen and"),
         ("[server]\nproxy_protocol = true", "server.proxy_protocol needs server.trusted_proxies"),
+        (
+            '[auth]\nclient_ca = "/c"\n' + 2 * '[[certificate]]\nname = "cn:a"\naccount = "b"\n',
+            "there are several certificates of the name cn:a; say once whose it is",
+        ),
         (issuer(url='"http://example.com"'), "issuer 1, url, http://example.com is not https"),
         (issuer() + issuer(url='"https://b"'), "several issuers of the name github; make them one"),
         (issuer() + issuer(name='"b"'), "several issuers of the url https://example.com; make"),

@@ -25,6 +25,8 @@ ROTATE_SECONDS = 90 * 86400
 SIGNING_KEYS = "token-keys.json"
 """The name of the file in the data folder."""
 
+_AHEAD_SECONDS = 86400  # that a key may be of the future by, as clocks are set
+
 _ISSUER = "registry-appliance"
 _ALGORITHM = "ES256"
 _CURVE = "P-256"
@@ -93,11 +95,16 @@ class SigningKeys:
 
         Tells whether it did; raises OSError.
         """
-        if self._kept and now - self._kept[0].made_at < ROTATE_SECONDS:
+        age = now - self._kept[0].made_at if self._kept else ROTATE_SECONDS
+        if -_AHEAD_SECONDS < age < ROTATE_SECONDS:
             return False
         made = ECKey.generate_key(_CURVE, private=True).as_dict(private=True)
         new = _Kept(secrets.token_hex(8), int(now), {key: str(made[key]) for key in made})
-        living = [one for one in self._kept if now - one.made_at < ROTATE_SECONDS + REFRESH_SECONDS]
+        living = [
+            msgspec.structs.replace(one, made_at=min(one.made_at, int(now)))
+            for one in self._kept
+            if now - one.made_at < ROTATE_SECONDS + REFRESH_SECONDS
+        ]
         kept = [new, *living]
         replace_file(self._path, msgspec.json.encode(kept), mode=0o600)
         self._take(kept)

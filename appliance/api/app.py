@@ -26,7 +26,7 @@ from appliance.api.tokens import TokenResource
 from appliance.api.uploads import UploadResource, UploadsResource
 from appliance.oci.errors import RegistryError
 from appliance.protocol.routes import Action, Resource, Route, is_private, resolve
-from appliance.registry.access import NOBODY, Account, Gate, Grant
+from appliance.registry.access import NOBODY, Account, Gate, Grant, WrongPasswordError
 from appliance.registry.registry import Registry
 from appliance.registry.space import ReserveReachedError
 
@@ -131,6 +131,8 @@ class Application:
             await self._warn(exchange, grant.route, grant.account)
             await self.handlers[grant.route.resource, grant.route.method](exchange, grant)
         except RegistryError as error:
+            if isinstance(error, WrongPasswordError):
+                exchange.alleged = error.name
             if error.row.status >= 500 and not isinstance(error, ReserveReachedError):
                 _log.error("request failed", reason=error.message, cause=repr(error.__cause__))
             if exchange.status is None:
@@ -176,6 +178,7 @@ class Application:
                 method=exchange.method,
                 client=exchange.client,
                 status=exchange.status,
+                alleged=exchange.alleged,
             )
         quiet = exchange.status == 200 and exchange.raw_path in _QUIET_PATHS
         (_log.debug if quiet else _log.info)(

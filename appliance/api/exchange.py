@@ -56,6 +56,7 @@ class Exchange(Answering):
         self._body_max = body_max
         self.raw_path: bytes = scope["raw_path"]
         self.account = SOMEBODY if b"authorization" in self._fields else NOBODY
+        self.alleged = ""
         """Who is asking; for the logs."""
         self.received = 0
         """Bytes of the request's body so far."""

@@ -78,6 +78,14 @@ class Claim:
     """Whether a person looks at the answer."""
 
 
+class WrongPasswordError(RegistryError):
+    """The refusal of a password; `name` is the account's that it is not of, "" if there is no such."""
+
+    def __init__(self, refusal: RegistryError, name: str) -> None:
+        super().__init__(refusal.row, refusal.message, headers=refusal.headers)
+        self.name = name
+
+
 class Grant:
     """The proof that a gate has let a request pass; nobody else can make one."""
 
@@ -244,7 +252,9 @@ class Access:
                     if generation is None:
                         self._throttle.fail(claim.address, name)
             if generation is None:
-                raise self._unauthorized(claim, "unknown account or wrong password")
+                refusal = self._unauthorized(claim, "unknown account or wrong password")
+                is_known = await self._accounts.generation(name) is not None
+                raise WrongPasswordError(refusal, name if is_known else "")
         return Account(
             name, claimed=True, weakness=self._accounts.weakness(name), generation=generation
         )

@@ -10,7 +10,8 @@ import structlog.testing
 from appliance.api import audit as module
 from appliance.api.audit import AuditLog
 from appliance.oci.digest import Digest
-from appliance.registry.access import NOBODY
+from appliance.protocol.routes import Resource, Route
+from appliance.registry.access import NOBODY, Account
 from appliance.settings import Rule
 from tests.api.driver import ALICE, BOB, Registry, basic, open_registry
 
@@ -19,6 +20,7 @@ UPLOADS = "/v2/here/app/blobs/uploads/"
 MANIFEST = json.dumps(
     {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
 ).encode()
+ALICE_HERSELF = Account("alice", claimed=True)
 TYPE = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
 
 
@@ -103,6 +105,7 @@ async def test_what_is_refused_is_told_and_the_question_whether_a_password_is_ne
     await registry.ask("POST", UPLOADS, login=BOB)
     wrong, denied = await entries(audit, path)
     assert (wrong["account"], wrong["status"], wrong["outcome"]) == ("", 401, "refused")
+    assert wrong["alleged"] == "alice"
     assert (denied["account"], denied["status"], denied["action"]) == ("bob", 403, "push")
     assert "secret" not in text_of(path)
     assert basic(ALICE[0], "wrong secret").split()[1] not in text_of(path)
@@ -137,3 +140,36 @@ async def test_too_many_entries_at_once_are_counted(
     with structlog.testing.capture_logs() as logs:
         assert len(await entries(audit, path)) == 3
     assert [one["count"] for one in logs] == [2]
+
+
+async def test_a_name_that_nobody_has_is_not_told_as_it_may_be_a_password(
+    registry: Registry, audit: AuditLog, path: Path
+) -> None:
+    await registry.ask("GET", "/v2/", login=("a password", "alice"))
+    (wrong,) = await entries(audit, path)
+    assert "alleged" not in wrong
+    assert "a password" not in text_of(path)
+
+
+async def test_strangers_do_not_fill_the_disk_and_are_counted(path: Path) -> None:
+    now = 1000.0
+    audit = AuditLog(path, clock=lambda: now)
+    for _ in range(100):
+        audit.note(None, NOBODY, method="GET", client="192.0.2.1", status=403)
+    audit.note(None, NOBODY, method="GET", client="192.0.2.2", status=403)
+    audit.note(None, ALICE_HERSELF, method="GET", client="192.0.2.1", status=403)
+    told = await entries(audit, path)
+    assert [one.get("from") for one in told[-3:]] == ["192.0.2.2", "192.0.2.1", None]
+    assert told[-1]["left_out"] == 40
+    assert len(told) == 63
+    audit.note(None, NOBODY, method="GET", client="192.0.2.1", status=403)
+    assert len(await entries(audit, path)) == 63
+    now += 61
+    audit.note(None, NOBODY, method="GET", client="192.0.2.1", status=403)
+    assert [one.get("left_out") for one in (await entries(audit, path))[63:]] == [None, 1]
+
+
+async def test_a_token_that_anybody_gets_changes_nothing(audit: AuditLog, path: Path) -> None:
+    route = Route(Resource.TOKEN, "GET", None)
+    audit.note(route, NOBODY, method="GET", client="192.0.2.1", status=200)
+    assert await entries(audit, path) == []
