@@ -24,10 +24,11 @@ from pathlib import Path
 import structlog
 import trio
 
-from appliance import firststart, log, notify, preflight, work
+from appliance import firststart, identities, log, notify, preflight, work
 from appliance.accounts import keys
 from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.accounts.keys import Keys
+from appliance.accounts.several import SeveralAccounts
 from appliance.accounts.workloads import IssuedAccounts
 from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
@@ -37,6 +38,7 @@ from appliance.api.redirect import RedirectToTls
 from appliance.api.tokens import TokenResource
 from appliance.banner import describe
 from appliance.catalogue.snapshots import today
+from appliance.identities import KeySources
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
 from appliance.operations import OperatorApplication, limit_registry, make_registry, sweep_rules
@@ -45,7 +47,7 @@ from appliance.registry.access import Access
 from appliance.registry.round import ScrubRules
 from appliance.registry.throttle import Throttle
 from appliance.registry.tokens import Tokens
-from appliance.reloading import KeySources, doors, terms, without_restart
+from appliance.reloading import doors, terms, without_restart
 from appliance.rulebook import policy
 from appliance.serve.certificates import CertificateError
 from appliance.serve.connections import Connections
@@ -115,7 +117,7 @@ class Daemon:
         self._announce = announce
         self._settings = parts.settings
         self._registry = make_registry(parts.folder, parts.settings)
-        self._accounts = PasswordAccounts(self._settings.htpasswd)
+        self._accounts = identities.accounts(self._settings)
         self._keys = Keys(self._settings.data / keys.FILE)
         self._rates = RequestLimits()
         self._throttle = Throttle()
@@ -219,6 +221,7 @@ class Daemon:
             wanted = self._reread()
             settings, fixed = without_restart(self._settings, wanted)
             certificates = await work.disk(firststart.certificates, settings, self._parts.authority)
+            accounts = await self._accounts_of(settings)
             workloads = await work.disk(self._key_sources.issued_accounts, settings)
             if self._parts.tls is not None:
                 self._parts.tls.current = await work.disk(context_of, settings, certificates)
@@ -226,8 +229,7 @@ class Daemon:
             _log.error("reload refused, nothing changed", faults=str(error).splitlines())
         else:
             self._parts.certificates = certificates
-            if settings.htpasswd != self._settings.htpasswd:
-                self._accounts = PasswordAccounts(settings.htpasswd)
+            self._accounts = accounts
             self._connections.change(terms(settings))
             self._limit_requests(settings)
             self._settings = settings
@@ -235,6 +237,13 @@ class Daemon:
             self._redirect.application = self._redirecting(settings)
             _log.info("reloaded", needs_restart=fixed)
         notify.ready("serving")
+
+    async def _accounts_of(self, settings: Settings) -> PasswordAccounts | SeveralAccounts:
+        """Return whose passwords are known: as before, where nothing of it can have changed."""
+        now = self._settings
+        if (settings.htpasswd, settings.ldap) == (now.htpasswd, now.ldap) and not now.ldap.url:
+            return self._accounts
+        return await work.disk(identities.accounts, settings)
 
     async def _expire_uploads(self) -> None:
         while True:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from appliance import lock
+from appliance import identities, lock
 from appliance.accounts import editing, jwks, keys
 from appliance.accounts.files import AccountError
 from appliance.accounts.signing import SIGNING_KEYS, SigningKeyError, SigningKeys
@@ -28,7 +28,7 @@ from appliance.registry.space import amount, reserve_of
 from appliance.serve.certificates import CertificateError, load, subject_names
 from appliance.serve.listeners import bind
 from appliance.serve.pem import read_certificates
-from appliance.settings import DEFAULT_LISTEN, Address, Settings
+from appliance.settings import DEFAULT_LISTEN, Address, Settings, SettingsError
 from appliance.wholeness import CATALOGUE, fault_of_folder, sentence_of_damage
 
 FALLBACK_PORT = 8443
@@ -184,6 +184,10 @@ def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> N
         elif not os.access(folder, os.W_OK | os.X_OK):
             findings.faults.append(f"{place} is not there and cannot be made: {_reason(folder)}.")
         return
+    try:
+        identities.accounts(settings)
+    except SettingsError as error:
+        findings.faults += [f"{source}: {fault}" for fault in error.faults]
     try:
         found = editing.accounts(file)
     except AccountError as error:

@@ -1,17 +1,14 @@
 """What of the settings counts for the next request, and what only after a restart."""
 
 import os
-from pathlib import Path
 
 from msgspec import structs
 
-from appliance.accounts.jwks import KeysInFile
-from appliance.accounts.workloads import IssuedAccounts, Issuer, PublishedKeys, Workload
 from appliance.api.doors import Doors
 from appliance.serve.connection import Timeouts
 from appliance.serve.connections import Terms
 from appliance.serve.proxies import TrustedProxies
-from appliance.settings import Settings, SettingsError, TokenIssuer
+from appliance.settings import Settings, SettingsError
 
 _NEEDS_RESTART = (
     "server.listen",
@@ -69,46 +66,3 @@ def terms(settings: Settings) -> Terms:
         proxies=TrustedProxies([network.network for network in server.trusted_proxies]),
         proxy_protocol=server.proxy_protocol,
     )
-
-
-class KeySources:
-    """Where the keys of each issuer are had from; what is known of them outlives a reload."""
-
-    def __init__(self) -> None:
-        self._sources: dict[TokenIssuer, PublishedKeys] = {}
-
-    def issued_accounts(self, settings: Settings) -> IssuedAccounts | None:
-        """Say whose tokens are believed, and for which accounts they stand; None where nobody's are.
-
-        It blocks.
-        """
-        self._sources = {
-            issuer: self._sources.get(issuer) or _keys_of(issuer) for issuer in settings.issuer
-        }
-        if not settings.issuer:
-            return None
-        issuers = [
-            Issuer(issuer.name, issuer.url, issuer.audiences, keys)
-            for issuer, keys in self._sources.items()
-        ]
-        workloads = [
-            Workload(
-                job.issuer,
-                job.account,
-                {
-                    name: (wanted,) if isinstance(wanted, str) else wanted
-                    for name, wanted in job.claims.items()
-                },
-            )
-            for job in settings.workload
-        ]
-        return IssuedAccounts(issuers, workloads)
-
-
-def _keys_of(issuer: TokenIssuer) -> PublishedKeys:
-    if issuer.keys:
-        return KeysInFile(Path(issuer.keys))
-    # Only who has such issuers waits for what asks them to be imported, and has it in memory.
-    from appliance.accounts.issuers import KeysAtAddress  # noqa: PLC0415
-
-    return KeysAtAddress(issuer.url, Path(issuer.ca) if issuer.ca else None)

@@ -26,6 +26,7 @@ from appliance.tables import (
     Gc,
     Group,
     Job,
+    Ldap,
     Limits,
     Log,
     Namespace,
@@ -55,6 +56,7 @@ __all__ = [
     "Group",
     "Interval",
     "Job",
+    "Ldap",
     "Limits",
     "Log",
     "Namespace",
@@ -244,7 +246,34 @@ def _contradictions(source: Path, settings: Settings) -> list[str]:
         f"{source}: there are several certificates of the name {name}; say once whose it is."
         for name in sorted({name for name in certificates if certificates.count(name) > 1})
     ]
-    return faults + _unknown_groups(source, settings) + _unfit_workloads(source, settings)
+    return (
+        faults
+        + _unfit_directory(source, settings.ldap)
+        + _unknown_groups(source, settings)
+        + _unfit_workloads(source, settings)
+    )
+
+
+def _unfit_directory(source: Path, ldap: Ldap) -> list[str]:
+    faults = []
+    if not ldap.url:
+        return [
+            f"{source}: ldap.{key} counts only with ldap.url; set that too, or remove it."
+            for key in ("base", "bind_dn", "bind_password_file", "ca", "start_tls")
+            if getattr(ldap, key)
+        ]
+    if not ldap.base:
+        faults.append(f'{source}: ldap.base is empty; say where, as in "dc=example,dc=com".')
+    if ldap.url.startswith("ldap:") and not ldap.start_tls and not _is_loopback(ldap.url):
+        faults.append(
+            f"{source}: ldap.url, {ldap.url}, would send passwords unprotected; use ldaps, or set"
+            " ldap.start_tls."
+        )
+    if bool(ldap.bind_dn) != bool(ldap.bind_password_file):
+        faults.append(
+            f"{source}: ldap.bind_dn and ldap.bind_password_file go together; set both, or none."
+        )
+    return faults
 
 
 def _unfit_workloads(source: Path, settings: Settings) -> list[str]:

@@ -134,6 +134,30 @@ class Auth(Struct, frozen=True, kw_only=True):
     client_ca: _Text = ""
 
 
+class Ldap(Struct, frozen=True, kw_only=True):
+    """`[ldap]`: a directory whose accounts may come in as well, where there is one."""
+
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"\A(ldaps?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?)?\Z",
+            description='an address, as in "ldaps://ldap.example.com" or "ldap://10.0.0.1:389"',
+        ),
+    ] = ""
+    start_tls: _Switch = False
+    ca: _Text = ""
+    base: _Text = ""
+    filter: Annotated[
+        str,
+        Meta(
+            pattern=r"\A\(.*=\{account\}\).*\Z",
+            description='a filter in which {account} is the name, as in "(uid={account})"',
+        ),
+    ] = "(uid={account})"
+    bind_dn: _Text = ""
+    bind_password_file: _Text = ""
+
+
 _Members = Annotated[
     tuple[Annotated[str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z")], ...],
     Meta(description='a list of accounts, as in ["alice", "bob"]'),
@@ -325,6 +349,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     tls: Tls = Tls()
     storage: Storage = Storage()
     auth: Auth = Auth()
+    ldap: Ldap = Ldap()
     limits: Limits = Limits()
     push: Push = Push()
     gc: Gc = Gc()

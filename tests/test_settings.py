@@ -61,6 +61,7 @@ class Key:
 
 
 FILES = 'mode = "files"\n'
+LDAP = 'url = "ldaps://a"\nbase = "dc=a"\n'
 NO_TEXT = ("7", "true", '["text"]', "{ a = 1 }", "1979-05-27")
 NO_LIST = ('"text"', "7", "{ a = 1 }", "[7]", '[["text"]]', "[true]")
 NO_DURATION = ("10", '"10"', '"s"', '"-1s"', '"1y"', '"1m30s"', '" 1s"', '""', "true", '["1s"]')
@@ -232,6 +233,52 @@ KEYS = [
         "a, b",
     ),
     Key("auth.client_ca", "", '"/etc/ssl/clients.crt"', "/etc/ssl/clients.crt", NO_TEXT, A_TEXT),
+    Key(
+        "ldap.url",
+        "",
+        '"ldaps://ldap.example.com:636"',
+        "ldaps://ldap.example.com:636",
+        (*NO_TEXT, '"ldap.example.com"', '"https://a"', '"ldaps://a/dc=b"', '"ldaps://"'),
+        "an address, as in",
+        beside='base = "dc=a"',
+    ),
+    Key(
+        "ldap.start_tls",
+        False,
+        "true",
+        True,
+        ('"true"', "1", "[true]"),
+        "true or false",
+        beside=LDAP,
+    ),
+    Key("ldap.ca", "", '"/ca.crt"', "/ca.crt", NO_TEXT, A_TEXT, beside=LDAP),
+    Key("ldap.base", "", '"dc=b"', "dc=b", NO_TEXT, A_TEXT, beside='url = "ldaps://a"\n'),
+    Key(
+        "ldap.filter",
+        "(uid={account})",
+        '"(&(mail={account})(active=1))"',
+        "(&(mail={account})(active=1))",
+        (*NO_TEXT, '""', '"(uid=*)"', '"uid={account}"', '"({account}=*)"'),
+        "a filter in which {account} is the name",
+    ),
+    Key(
+        "ldap.bind_dn",
+        "",
+        '"cn=a"',
+        "cn=a",
+        NO_TEXT,
+        A_TEXT,
+        beside=LDAP + 'bind_password_file = "/p"\n',
+    ),
+    Key(
+        "ldap.bind_password_file",
+        "",
+        '"/p"',
+        "/p",
+        NO_TEXT,
+        A_TEXT,
+        beside=LDAP + 'bind_dn = "cn=a"\n',
+    ),
     Key("limits.connections", 10000, "0", 0, NO_COUNT, A_COUNT),
     Key("limits.connections_per_address", 1000, "1000000", 1000000, NO_COUNT, A_COUNT),
     Key("limits.requests_per_second", 0, "50", 50, NO_COUNT, A_COUNT, " 50 "),
@@ -579,6 +626,14 @@ def workload(**keys: str) -> str:
             '[auth]\nclient_ca = "/c"\n' + 2 * '[[certificate]]\nname = "cn:a"\naccount = "b"\n',
             "there are several certificates of the name cn:a; say once whose it is",
         ),
+        ('[ldap]\nurl = "ldaps://a"', 'ldap.base is empty; say where, as in "dc=example,dc=com"'),
+        ('[ldap]\nurl = "ldap://a"\nbase = "dc=a"', "would send passwords unprotected; use ldaps"),
+        (
+            '[ldap]\nbind_dn = "cn=a"\n' + LDAP,
+            "ldap.bind_dn and ldap.bind_password_file go together",
+        ),
+        ('[ldap]\nbase = "dc=a"', "ldap.base counts only with ldap.url; set that too, or remove"),
+        ("[ldap]\nstart_tls = true", "ldap.start_tls counts only with ldap.url"),
         (issuer(url='"http://example.com"'), "issuer 1, url, http://example.com is not https"),
         (issuer() + issuer(url='"https://b"'), "several issuers of the name github; make them one"),
         (issuer() + issuer(name='"b"'), "several issuers of the url https://example.com; make"),
@@ -625,6 +680,8 @@ def test_a_contradiction_is_one_sentence(file: Path, text: str, expected: str) -
         issuer()
         + workload()
         + workload(account='"other"', claims='{ sub = ["a*", "b"], x = "*" }'),
+        '[ldap]\nurl = "ldap://127.0.0.1:389"\nbase = "dc=a"',
+        '[ldap]\nurl = "ldap://a"\nbase = "dc=a"\nstart_tls = true',
         issuer(url='"http://127.0.0.1:8000"'),
         issuer(url='"http://example.com"', keys='"/keys.json"'),
     ],
@@ -858,7 +915,9 @@ def test_a_public_url_that_is_none_is_refused(file: Path, url: str) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["server", "tls", "storage", "auth", "limits", "gc", "log", "other"]),
+        st.sampled_from(
+            ["server", "tls", "storage", "auth", "ldap", "limits", "gc", "log", "other"]
+        ),
         st.dictionaries(
             st.sampled_from([key.key for key in KEYS] + ["other"]),
             st.recursive(

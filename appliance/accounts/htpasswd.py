@@ -12,10 +12,9 @@ one of the cheaper is checked twice, and takes a little longer than the dearest.
 """
 
 import hashlib
-import math
 import secrets
-from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import bcrypt
@@ -23,6 +22,7 @@ import structlog
 import trio
 
 from appliance import work
+from appliance.accounts.asking import Memory, Questions
 from appliance.accounts.files import stamp
 from appliance.accounts.schemes import COST, check_password, parse_hash
 from appliance.oci.errors import TOO_MANY_LOGINS
@@ -32,7 +32,6 @@ RESERVED = ("(", "@", "*")
 """What no account's name begins with: groups do, and everybody, and nobody."""
 
 _REMEMBER_SECONDS = 300.0
-_REMEMBERED_MAX = 10_000
 _WAITING_MAX = 64  # different logins under way; more would wait longer than clients do
 _NAME_MAX = 255
 
@@ -107,9 +106,9 @@ class PasswordAccounts:
         self._nobody = b""
         self._reading = trio.Lock()
         self._key = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()
-        self._wrong: OrderedDict[bytes, float] = OrderedDict()
-        self._checks: dict[bytes, _Check] = {}
+        self._right: Memory[bytes, bool] = Memory(_REMEMBER_SECONDS)
+        self._wrong: Memory[bytes, bool] = Memory(_REMEMBER_SECONDS)
+        self._checks: Questions[bytes, bool] = Questions()
 
     async def recall(self, credentials: Credentials) -> str | None:
         """Return what `verify` does for a password that was right a moment ago, at little cost."""
@@ -117,9 +116,7 @@ class PasswordAccounts:
             await self.refresh()
         stored = self._stored(credentials.account)
         proof = self._proof(credentials, stored)
-        if self._remembered.get(proof, -math.inf) <= trio.current_time():
-            return None
-        return _generation(stored)
+        return _generation(stored) if self._right.find(proof) else None
 
     async def verify(self, credentials: Credentials) -> str | None:
         """Return the generation that a password proves, as the file stood when this was asked.
@@ -131,26 +128,20 @@ class PasswordAccounts:
             return known
         stored = self._stored(credentials.account)
         proof = self._proof(credentials, stored)
-        check = self._checks.get(proof)
-        if check is None:
-            if len(self._checks) >= _WAITING_MAX:
-                raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
-            check = self._checks[proof] = _Check(credentials, stored, self._nobody)
-        try:
-            same = await check.result()
-        finally:
-            if self._checks.get(proof) is check:
-                del self._checks[proof]
+        if proof not in self._checks and len(self._checks) >= _WAITING_MAX:
+            raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
+        compare = partial(_compare, credentials.password, stored, self._nobody)
+        same = await self._checks.answer(proof, compare)
         if same and stored is not self._nobody:
-            _remember(self._remembered, proof)
+            self._right.keep(proof, True)
             return _generation(stored)
-        _remember(self._wrong, proof)
+        self._wrong.keep(proof, True)
         return None
 
     def is_wrong(self, credentials: Credentials) -> bool:
         """Tell whether this password was found wrong a moment ago, as clients try one again."""
         proof = self._proof(credentials, self._stored(credentials.account))
-        return self._wrong.get(proof, -math.inf) > trio.current_time()
+        return self._wrong.find(proof) is not None
 
     async def generation(self, account: str) -> str | None:
         """Return what changes with an account's password; None if there is no such account."""
@@ -199,35 +190,12 @@ class PasswordAccounts:
         return hashlib.blake2b(message, key=self._key, digest_size=32).digest()
 
 
-def _remember(proofs: OrderedDict[bytes, float], proof: bytes) -> None:
-    proofs[proof] = trio.current_time() + _REMEMBER_SECONDS
-    proofs.move_to_end(proof)
-    while len(proofs) > _REMEMBERED_MAX:
-        proofs.popitem(last=False)
-
-
-class _Check:
-    """One check that any number of requests wait for."""
-
-    def __init__(self, credentials: Credentials, stored: bytes, nobody: bytes) -> None:
-        self._credentials = credentials
-        self._stored = stored
-        self._nobody = nobody
-        self._turn = trio.Lock()
-        self._same: bool | None = None
-
-    async def result(self) -> bool:
-        """Return the outcome; whoever comes first does the work, and if it leaves, the next."""
-        async with self._turn:
-            if self._same is None:
-                self._same = await self._compare(self._stored)
-                if not self._same and _effort(self._stored) < _effort(self._nobody):
-                    # A cheap refusal would tell that the account exists.
-                    await self._compare(self._nobody)
-            return self._same
-
-    async def _compare(self, stored: bytes) -> bool:
-        return await work.password(check_password, self._credentials.password, stored)
+async def _compare(password: bytes, stored: bytes, nobody: bytes) -> bool:
+    same = await work.password(check_password, password, stored)
+    if not same and _effort(stored) < _effort(nobody):
+        # A cheap refusal would tell that the account exists.
+        await work.password(check_password, password, nobody)
+    return same
 
 
 def _generation(stored: bytes) -> str:

@@ -66,6 +66,9 @@ PAGINATION_INVALID = ErrorRow("UNSUPPORTED", 400, "invalid number of results req
 PATH_UNKNOWN = ErrorRow("UNSUPPORTED", 404, "there is no such endpoint")
 ADDRESS_REFUSED = ErrorRow("DENIED", 403, "requests from this address are not answered")
 FORBIDDEN = ErrorRow("DENIED", 403, "requested access to the resource is denied")
+DIRECTORY_UNAVAILABLE = ErrorRow(
+    "UNKNOWN", 503, "the directory of accounts does not answer; try later"
+)
 ISSUER_UNAVAILABLE = ErrorRow("UNKNOWN", 503, "the issuer of the token cannot be asked now")
 MISDIRECTED = ErrorRow("UNSUPPORTED", 421, "this registry has another name")
 QUOTA_REACHED = ErrorRow("DENIED", 403, "the repository has reached its quota")

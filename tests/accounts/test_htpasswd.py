@@ -12,7 +12,7 @@ import trio
 from hypothesis import given, settings
 from trio.testing import MockClock
 
-from appliance.accounts import editing, htpasswd
+from appliance.accounts import asking, editing, htpasswd
 from appliance.accounts.htpasswd import PasswordAccounts, PasswordFile
 from appliance.accounts.schemes import COST, check_password, hash_password
 from appliance.oci.errors import TOO_MANY_LOGINS, ErrorRow, RegistryError
@@ -398,17 +398,17 @@ async def test_a_proof_lasts_for_a_while(
 async def test_only_so_many_proofs_are_kept(
     accounts: PasswordAccounts, checks: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(htpasswd, "_REMEMBERED_MAX", 1)
+    monkeypatch.setattr(asking, "REMEMBERED_MAX", 1)
     for _ in range(3):
         assert await enters(accounts, "alice", b"open sesame")
         assert await enters(accounts, "bob", b"correct horse")
     assert len(checks) == 6
-    assert len(accounts._remembered) == 1
+    assert len(accounts._right._kept) == 1
 
 
 async def test_what_is_kept_is_no_password(accounts: PasswordAccounts) -> None:
     assert await enters(accounts, "alice", b"open sesame")
-    for proof in accounts._remembered:
+    for proof in accounts._right._kept:
         assert b"sesame" not in proof
         assert b"alice" not in proof
         assert HASH not in proof

@@ -25,6 +25,7 @@ from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
 from appliance.registry.access import Access
+from appliance.registry.ports import Workloads
 from appliance.registry.registry import Registry as UseCases
 from appliance.registry.space import Space
 from appliance.registry.throttle import Throttle
@@ -162,6 +163,7 @@ def open_registry(
     rates: RequestLimits | None = None,
     doors: Doors | None = None,
     audit: AuditLog | None = None,
+    workloads: Workloads | None = None,
 ) -> Registry:
     """Open the registry in a folder; `close` it before the folder is opened again."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,6 +196,7 @@ def open_registry(
         tokens=tokens,
         throttle=Throttle(),
         realm="Registry Realm",
+        workloads=workloads,
     )
     application = Application(
         registry=registry,

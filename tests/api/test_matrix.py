@@ -15,13 +15,16 @@ import bcrypt
 import pytest
 
 from appliance.accounts import keys
+from appliance.accounts.jwks import KeysInFile
 from appliance.accounts.signing import SigningKeys
+from appliance.accounts.workloads import IssuedAccounts, Issuer, Workload
 from appliance.oci.digest import Digest
 from appliance.protocol.claims import Claims
 from appliance.protocol.routes import ACTIONS, Action, Resource
 from appliance.protocol.scopes import parse_scopes
 from appliance.settings import Rule
 from tests.api.driver import Registry, basic, open_registry
+from tests.issuer import AUDIENCE, Platform
 
 HERE = "here/app"
 BLOB = b"a layer"
@@ -91,6 +94,10 @@ RULES = (
 )
 
 
+PLATFORM = Platform(Path("/nonexistent"))
+PLATFORM.url = "https://platform.example"
+
+
 class Identity(NamedTuple):
     account: str
     """Whose rights it has; "" for nobody's."""
@@ -120,6 +127,10 @@ IDENTITIES = {
     "token of an older password": Identity("alice", is_valid=False),
     "identity token": Identity("alice", is_valid=False),
     "another repository's token": Identity("writer", is_elsewhere=True),
+    "a job": Identity("writer"),
+    "a job's password": Identity("writer"),
+    "a job that has ended": Identity("writer", is_valid=False),
+    "another job": Identity("writer", is_valid=False),
 }
 
 
@@ -163,8 +174,14 @@ async def registry(tmp_path: Path, policy: str) -> AsyncIterator[Registry]:
             for name, password in PASSWORDS.items()
         )
     )
+    keys = tmp_path / "platform.json"
+    keys.write_bytes(PLATFORM.published())
     found = open_registry(
         tmp_path,
+        workloads=IssuedAccounts(
+            [Issuer("platform", PLATFORM.url, (AUDIENCE,), KeysInFile(keys))],
+            [Workload("platform", "writer", {"job": ("mine",)})],
+        ),
         anonymous=["pull"] if policy == "anonymous pull" else [],
         rules=RULES if policy == "rules" else (),
     )
@@ -200,6 +217,10 @@ async def authorization(registry: Registry, folder: Path, name: str) -> str | No
         "another repository's token": (
             f"Bearer {await token(registry, 'scope=repository:there:pull,push', writer)}"
         ),
+        "a job": f"Bearer {PLATFORM.token(job='mine')}",
+        "a job's password": basic("writer", PLATFORM.token(job="mine")),
+        "a job that has ended": f"Bearer {PLATFORM.token(job='mine', exp=1)}",
+        "another job": f"Bearer {PLATFORM.token(job='yours')}",
         "robot": basic("robot", key(folder, f"repository:{HERE}:pull", kept=True)),
         "revoked key": basic("robot", key(folder, f"repository:{HERE}:pull", kept=False)),
     }
