@@ -26,10 +26,7 @@ import trio
 
 from appliance import firststart, identities, log, notify, preflight, work
 from appliance.accounts import keys
-from appliance.accounts.htpasswd import PasswordAccounts
 from appliance.accounts.keys import Keys
-from appliance.accounts.several import SeveralAccounts
-from appliance.accounts.workloads import IssuedAccounts
 from appliance.api.answering import ASGIApplication, Receive, Scope, Send
 from appliance.api.app import Application
 from appliance.api.audit import AuditLog
@@ -38,7 +35,6 @@ from appliance.api.redirect import RedirectToTls
 from appliance.api.tokens import TokenResource
 from appliance.banner import describe
 from appliance.catalogue.snapshots import today
-from appliance.identities import KeySources
 from appliance.lock import Note
 from appliance.oci.errors import RegistryError
 from appliance.operations import OperatorApplication, limit_registry, make_registry, sweep_rules
@@ -117,15 +113,15 @@ class Daemon:
         self._announce = announce
         self._settings = parts.settings
         self._registry = make_registry(parts.folder, parts.settings)
-        self._accounts = identities.accounts(self._settings)
+        self._basis = identities.basis(self._settings)
+        self._accounts = identities.accounts(self._basis)
         self._keys = Keys(self._settings.data / keys.FILE)
         self._rates = RequestLimits()
         self._throttle = Throttle()
         self._limit_requests(self._settings)
         self._audit = AuditLog(audited) if (audited := self._settings.audit) else None
-        self._key_sources = KeySources()
-        workloads = self._key_sources.issued_accounts(self._settings)
-        self._application = _Swapped(self._assemble(self._settings, workloads))
+        self._key_sources = identities.key_sources(self._settings)
+        self._application = _Swapped(self._assemble(self._settings))
         self._redirect = _Swapped(self._redirecting(self._settings))
         self._operator = OperatorApplication(
             self._registry, lambda: self._settings, parts.folder.snapshots, self._audit
@@ -221,29 +217,26 @@ class Daemon:
             wanted = self._reread()
             settings, fixed = without_restart(self._settings, wanted)
             certificates = await work.disk(firststart.certificates, settings, self._parts.authority)
-            accounts = await self._accounts_of(settings)
-            workloads = await work.disk(self._key_sources.issued_accounts, settings)
+            accounts, basis = self._accounts, await work.disk(identities.basis, settings)
+            if basis != self._basis:
+                accounts = await work.disk(identities.accounts, basis)
+            key_sources = await work.disk(identities.key_sources, settings, self._key_sources)
             if self._parts.tls is not None:
                 self._parts.tls.current = await work.disk(context_of, settings, certificates)
         except (SettingsError, CertificateError) as error:
             _log.error("reload refused, nothing changed", faults=str(error).splitlines())
+        except Exception:  # noqa: BLE001  whatever it is, those who are served are served on
+            _log.exception("reload failed, nothing changed")
         else:
             self._parts.certificates = certificates
-            self._accounts = accounts
+            self._accounts, self._basis, self._key_sources = accounts, basis, key_sources
             self._connections.change(terms(settings))
             self._limit_requests(settings)
             self._settings = settings
-            self._application.application = self._assemble(settings, workloads)
+            self._application.application = self._assemble(settings)
             self._redirect.application = self._redirecting(settings)
             _log.info("reloaded", needs_restart=fixed)
         notify.ready("serving")
-
-    async def _accounts_of(self, settings: Settings) -> PasswordAccounts | SeveralAccounts:
-        """Return whose passwords are known: as before, where nothing of it can have changed."""
-        now = self._settings
-        if (settings.htpasswd, settings.ldap) == (now.htpasswd, now.ldap) and not now.ldap.url:
-            return self._accounts
-        return await work.disk(identities.accounts, settings)
 
     async def _expire_uploads(self) -> None:
         while True:
@@ -334,7 +327,7 @@ class Daemon:
             per_account=limits.requests_per_second_per_account,
         )
 
-    def _assemble(self, settings: Settings, workloads: IssuedAccounts | None) -> Application:
+    def _assemble(self, settings: Settings) -> Application:
         limit_registry(self._registry, settings)
         tokens = Tokens(self._parts.signing)
         access = Access(
@@ -344,7 +337,7 @@ class Daemon:
             tokens=tokens,
             throttle=self._throttle,
             realm=settings.auth.realm,
-            workloads=workloads,
+            workloads=identities.issued_accounts(settings, self._key_sources),
             public_url=settings.server.public_url,
             certificates={one.name: one.account for one in settings.certificate},
         )

@@ -68,7 +68,10 @@ def configure(
 
 
 def _json(event: dict[str, object], **_: object) -> str:
-    line = _encoder.encode(event)
+    try:
+        line = _encoder.encode(event)
+    except ValueError:  # half a character, such as a stranger's JSON can hold, is none in UTF-8
+        return json.dumps(event, default=repr)
     # Beyond ASCII there are characters that some readers take for the end of a line.
     return line.decode() if line.isascii() else json.dumps(json.loads(line))
 

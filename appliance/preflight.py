@@ -19,6 +19,7 @@ from pathlib import Path
 from appliance import identities, lock
 from appliance.accounts import editing, jwks, keys
 from appliance.accounts.files import AccountError
+from appliance.accounts.htpasswd import RESERVED
 from appliance.accounts.signing import SIGNING_KEYS, SigningKeyError, SigningKeys
 from appliance.catalogue.database import Database
 from appliance.catalogue.integrity import SMALL
@@ -68,6 +69,7 @@ def examine(settings: Settings, source: Path, *, thorough: bool = False) -> Find
     findings = Findings()
     _examine_data(settings, source, findings)
     _examine_accounts(settings, source, findings)
+    _examine_directory(settings, source, findings)
     _examine_issuers(settings, source, findings)
     _examine_certificates(settings, source, findings)
     _examine_catalogue(settings, findings, thorough=thorough)
@@ -185,10 +187,6 @@ def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> N
             findings.faults.append(f"{place} is not there and cannot be made: {_reason(folder)}.")
         return
     try:
-        identities.accounts(settings)
-    except SettingsError as error:
-        findings.faults += [f"{source}: {fault}" for fault in error.faults]
-    try:
         found = editing.accounts(file)
     except AccountError as error:
         findings.faults.append(f"{source}: auth.htpasswd: {error}; mend its permissions.")
@@ -197,6 +195,13 @@ def _examine_accounts(settings: Settings, source: Path, findings: Findings) -> N
         f"{file}, line {fault.line}, is ignored: {fault.reason}." for fault in found.faults
     ]
     findings.warnings += [f"{file}: {sentence}." for sentence in found.weaknesses.values()]
+    if settings.ldap.url:
+        findings.warnings += [
+            f"{source}: auth.admins names {name}, who has no line in {file}, so that whoever has this"
+            " name in the directory is an administrator."
+            for name in settings.auth.admins
+            if not name.startswith(RESERVED) and name not in found.names
+        ]
     if not found.hashes:
         findings.warnings.append(
             f"{file} has no usable account, so nobody can log in; add one: registry user add NAME."
@@ -215,6 +220,13 @@ def _examine_others(settings: Settings, source: Path, findings: Findings) -> Non
     folder = settings.audit.parent if settings.audit else settings.data
     if folder != settings.data and not os.access(folder, os.W_OK | os.X_OK):
         findings.faults.append(f"{source}: log.audit: {folder} is no folder to write in.")
+
+
+def _examine_directory(settings: Settings, source: Path, findings: Findings) -> None:
+    try:
+        identities.accounts(identities.basis(settings))
+    except SettingsError as error:
+        findings.faults += [f"{source}: {fault}" for fault in error.faults]
 
 
 def _examine_issuers(settings: Settings, source: Path, findings: Findings) -> None:

@@ -8,11 +8,11 @@ silently does nothing is worse than a daemon that does not start.
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -298,21 +298,46 @@ def _unfit_workloads(source: Path, settings: Settings) -> list[str]:
                 f"{source}: workload {number} means the issuer {job.issuer}, which is not"
                 f" there{_near(job.issuer, names)}; add it as [[issuer]]."
             )
-        if job.claims and not any(map(_narrows, job.claims.values())):
+        url = next((one.url for one in settings.issuer if one.name == job.issuer), "")
+        if job.claims and not _says_whose(job, url):
             faults.append(
-                f"{source}: workload {number}, claims, lets in every job of {job.issuer}, whoever's it"
-                " is; say which."
+                f"{source}: workload {number}, claims, lets in jobs of {job.issuer}, whoever's they"
+                ' are; say whose, as in { sub = "repo:acme/app:*" } or { repository = "acme/app" }.'
             )
     return faults
 
 
+_OF_EVERY_JOB = {"iss", "aud", "exp", "iat", "nbf", "jti"}
+_OWNERS = {
+    "https://token.actions.githubusercontent.com": (
+        "sub",
+        "repository",
+        "repository_id",
+        "repository_owner",
+        "repository_owner_id",
+        "job_workflow_ref",
+    ),
+    "https://gitlab.com": ("sub", "project_path", "project_id", "namespace_path", "namespace_id"),
+}
+"""What says whose a job is, where everybody's jobs have tokens of one issuer."""
+
+
+def _says_whose(job: Job, url: str) -> bool:
+    telling = _OWNERS.get(url) or tuple(job.claims.keys() - _OF_EVERY_JOB)
+    return any(_narrows(job.claims[name]) for name in telling if name in job.claims)
+
+
 def _narrows(wanted: str | tuple[str, ...]) -> bool:
+    """Tell whether patterns begin with more than the word that all subjects begin with."""
     patterns = (wanted,) if isinstance(wanted, str) else wanted
-    return all(set(pattern) - {"*", "?"} for pattern in patterns)
+    return all(
+        re.sub(r"\A(repo|project_path):", "", pattern)[:1] not in {"", "*", "?", "["}
+        for pattern in patterns
+    )
 
 
 def _is_loopback(url: str) -> bool:
-    return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
+    return re.match(r"\w+://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|\Z)", url) is not None
 
 
 def _unknown_groups(source: Path, settings: Settings) -> list[str]:

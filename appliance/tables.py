@@ -158,8 +158,11 @@ class Ldap(Struct, frozen=True, kw_only=True):
     bind_password_file: _Text = ""
 
 
+_AccountName = Annotated[
+    str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z", description='an account, as in "ci"')
+]
 _Members = Annotated[
-    tuple[Annotated[str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z")], ...],
+    tuple[_AccountName, ...],
     Meta(description='a list of accounts, as in ["alice", "bob"]'),
 ]
 _Patterns = Annotated[
@@ -208,9 +211,7 @@ class ClientCertificate(Struct, frozen=True, kw_only=True):
             description='a name with its kind, as in "cn:builder" or "dns:ci.example.com"',
         ),
     ] = ""
-    account: Annotated[
-        str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z", description='an account, as in "ci"')
-    ] = ""
+    account: _AccountName = ""
 
 
 class TokenIssuer(Struct, frozen=True, kw_only=True):
@@ -249,9 +250,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """`[[workload]]`: which tokens of an issuer stand for an account."""
 
     issuer: _Word = ""
-    account: Annotated[
-        str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z", description='an account, as in "ci"')
-    ] = ""
+    account: _AccountName = ""
     claims: _Claims = {}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import trustme
-from joserfc import jwt
+from joserfc import jws
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
 AUDIENCE = "registry.example.com"
@@ -42,7 +42,7 @@ class Platform:
         claims = {name: value for name, value in (claims | said).items() if value is not None}
         signing = key or self.keys[-1]
         head = {"alg": "ES256" if isinstance(signing, ECKey) else "RS256", "kid": signing.kid}
-        return jwt.encode(head, claims, signing)
+        return jws.serialize_compact(head, json.dumps(claims), signing)
 
     def published(self) -> bytes:
         """The public halves of its keys."""

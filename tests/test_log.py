@@ -202,3 +202,10 @@ async def test_a_request_is_logged_with_what_an_operator_asks_for(
         "sent": 2,
     }
     assert (second["account"], second["path"], second["status"]) == ("-", "/v2/a/tags/list", 401)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_a_character_is_logged_as_well(configure: Configure, form: str) -> None:
+    written = configure(form)
+    structlog.get_logger().info("told", reason="\ud800", other=Path("/"))
+    assert "d800" in ascii(written.getvalue())

@@ -592,12 +592,15 @@ def test_all_faults_are_told_at_once(file: Path) -> None:
 # --- what does not go together
 
 
+GITHUB = "https://token.actions.githubusercontent.com"
+
+
 def table(name: str, keys: dict[str, str]) -> str:
     return "\n".join([f"[[{name}]]", *(f"{key} = {value}" for key, value in keys.items()), ""])
 
 
 def issuer(**keys: str) -> str:
-    usual = {"name": '"github"', "url": '"https://example.com"', "audiences": '["here"]'}
+    usual = {"name": '"github"', "url": f'"{GITHUB}"', "audiences": '["here"]'}
     return table("issuer", usual | keys)
 
 
@@ -634,9 +637,16 @@ def workload(**keys: str) -> str:
         ),
         ('[ldap]\nbase = "dc=a"', "ldap.base counts only with ldap.url; set that too, or remove"),
         ("[ldap]\nstart_tls = true", "ldap.start_tls counts only with ldap.url"),
+        ('[ldap]\nurl = "ldap://[1:2]"\nbase = "dc=a"', "would send passwords unprotected"),
+        (issuer(url='"http://[x"'), "issuer 1, url, http://[x is not https"),
+        (issuer() + workload(claims=f'{{ iss = "{GITHUB}" }}'), "claims, lets in jobs of github"),
+        (issuer() + workload(claims='{ aud = "here", exp = "1*" }'), "claims, lets in jobs of"),
+        (issuer() + workload(claims='{ ref = "refs/heads/main" }'), "claims, lets in jobs of"),
+        (issuer() + workload(claims='{ sub = "repo:*:ref:refs/heads/main" }'), "lets in jobs of"),
+        (issuer() + workload(claims='{ repository = "*/app" }'), "claims, lets in jobs of github"),
         (issuer(url='"http://example.com"'), "issuer 1, url, http://example.com is not https"),
         (issuer() + issuer(url='"https://b"'), "several issuers of the name github; make them one"),
-        (issuer() + issuer(name='"b"'), "several issuers of the url https://example.com; make"),
+        (issuer() + issuer(name='"b"'), "several issuers of the url https://token.actions"),
         (issuer(url='"example.com"'), "issuer 1, url, must be what tokens call it, as in"),
         (issuer(url='"https://example.com/?a"'), "issuer 1, url, must be what tokens call it"),
         (issuer(audiences="[]"), "issuer 1, audiences, must be a list of what tokens for this"),
@@ -645,8 +655,8 @@ def workload(**keys: str) -> str:
             "workload 1 means the issuer gitlab, which is not",
         ),
         (issuer() + workload(issuer='"gihub"'), "(did you mean github?); add it as [[issuer]]"),
-        (issuer() + workload(claims='{ sub = "*" }'), "claims, lets in every job of github"),
-        (issuer() + workload(claims='{ sub = ["acme", "?*"] }'), "lets in every job of github"),
+        (issuer() + workload(claims='{ sub = "*" }'), "claims, lets in jobs of github"),
+        (issuer() + workload(claims='{ sub = ["acme", "?*"] }'), "lets in jobs of github"),
         (issuer() + workload(claims="{}"), "workload 1, claims, must be a table of what a token"),
         (
             issuer() + workload(claims='{ sub = "" }'),
@@ -677,9 +687,8 @@ def test_a_contradiction_is_one_sentence(file: Path, text: str, expected: str) -
         '[tls]\nmode = "files"\ncertificate = "/c"\nkey = "/k"',
         '[server]\nproxy_protocol = true\ntrusted_proxies = ["::1"]',
         "[server]\nproxy_protocol = false",
-        issuer()
-        + workload()
-        + workload(account='"other"', claims='{ sub = ["a*", "b"], x = "*" }'),
+        issuer() + workload() + workload(claims='{ sub = ["repo:a/*", "repo:b/c:*"], x = "*" }'),
+        issuer(url='"https://gitlab.lan"') + workload(claims='{ ref = "refs/heads/main" }'),
         '[ldap]\nurl = "ldap://127.0.0.1:389"\nbase = "dc=a"',
         '[ldap]\nurl = "ldap://a"\nbase = "dc=a"\nstart_tls = true',
         issuer(url='"http://127.0.0.1:8000"'),

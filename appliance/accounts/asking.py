@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from appliance.oci.errors import RegistryError
+from appliance.oci.errors import TOO_MANY_LOGINS, RegistryError
 
 REMEMBERED_MAX = 10_000
 """Answers that a memory has room for."""
@@ -38,26 +38,24 @@ class Memory(Generic[K, T]):
 class Questions(Generic[K, T]):
     """Questions that are being asked, each by one for all who want to know."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 0) -> None:
+        """Let so many be asked at a time; 0: any number."""
+        self._most = most
         self._open: dict[K, _Question[T]] = {}
 
-    def __len__(self) -> int:
-        """Count those that are being asked."""
-        return len(self._open)
-
-    def __contains__(self, key: K) -> bool:
-        """Tell whether one is being asked."""
-        return key in self._open
-
     async def answer(self, key: K, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer, or raise the RegistryError that asking ended with."""
+        """Return the answer, or raise the RegistryError that asking ended with; or TOO_MANY_LOGINS."""
         question = self._open.get(key)
         if question is None:
+            if 0 < self._most <= len(self._open):
+                raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
             question = self._open[key] = _Question(ask)
+        question.waiting += 1
         try:
             return await question.answer()
         finally:
-            if self._open.get(key) is question:
+            question.waiting -= 1
+            if not question.waiting:
                 del self._open[key]
 
 
@@ -65,6 +63,7 @@ class _Question(Generic[T]):
     """One question that any number of requests wait for."""
 
     def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self.waiting = 0
         self._ask = ask
         self._turn = trio.Lock()
         self._answer: list[T] = []
@@ -78,11 +77,7 @@ class _Question(Generic[T]):
                     self._answer.append(await self._ask())
                 except RegistryError as error:  # or each of them would wait for it anew
                     self._failure = error
-            if self._failure is not None:
-                row, message, headers = (
-                    self._failure.row,
-                    self._failure.message,
-                    self._failure.headers,
-                )
-                raise row.error(message, headers=headers) from self._failure
-            return self._answer[0]
+        if self._failure is not None:
+            told = self._failure
+            raise told.row.error(told.message, headers=told.headers) from told
+        return self._answer[0]

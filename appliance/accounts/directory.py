@@ -35,7 +35,8 @@ from appliance.accounts.ldap import (
     Terms,
 )
 from appliance.oci.errors import DIRECTORY_UNAVAILABLE, TOO_MANY_LOGINS, RegistryError
-from appliance.protocol.credentials import Credentials
+from appliance.protocol.credentials import PASSING, Credentials, is_jwt
+from appliance.protocol.keys import PREFIX
 
 _RIGHT_SECONDS = 300.0
 _WRONG_SECONDS = 30.0  # clients try one again at once; nothing tells when it becomes the right one
@@ -45,7 +46,8 @@ _PAUSE_SECONDS = 5.0  # in an outage, between questions whose last answer still 
 _SIDE_BY_SIDE = 8
 _WAITING_MAX = 64  # as in htpasswd
 
-_MARKS = ("entryuuid", "objectguid", "pwdchangedtime", "pwdlastset")
+_PASSWORD_MARKS = ("pwdchangedtime", "pwdlastset")
+_MARKS = ("entryuuid", "objectguid", *_PASSWORD_MARKS)
 """Attributes, where a directory has them, that tell an entry from a later one, and its passwords."""
 
 _NAMED = re.compile(r"\(\s*([A-Za-z][A-Za-z0-9-]*)\s*=\{account\}\)")
@@ -85,7 +87,7 @@ class Directory:
         self._right: Memory[bytes, str] = Memory(_RIGHT_SECONDS)
         self._wrong: Memory[bytes, bool] = Memory(_WRONG_SECONDS)
         self._known: Memory[str, _Known] = Memory(_LAST_KNOWN_SECONDS)
-        self._logins: Questions[bytes, str | None] = Questions()
+        self._logins: Questions[bytes, str | None] = Questions(_WAITING_MAX)
         self._lookups: Questions[str, str | None] = Questions()
         # Guesses at passwords must not stand before the tokens of those who are in.
         self._login_turns = trio.CapacityLimiter(_SIDE_BY_SIDE)
@@ -109,14 +111,12 @@ class Directory:
 
         Raises TOO_MANY_LOGINS, and DIRECTORY_UNAVAILABLE where the directory does not answer.
         """
-        if not _is_name(credentials.account) or not is_password(credentials.password):
+        if not _is_name(credentials.account) or not _is_for_it(credentials.password):
             return None
         known = await self.recall(credentials)
         if known is not None:
             return known
         proof = self._proof(credentials)
-        if proof not in self._logins and len(self._logins) >= _WAITING_MAX:
-            raise _too_many_logins()
         ask = partial(self._ask, self._login_turns, partial(self._log_in, credentials))
         generation = await self._logins.answer(proof, ask)
         if generation is None:
@@ -146,6 +146,11 @@ class Directory:
                 raise
             return known.generation
 
+    def knows(self, account: str) -> bool:
+        """Tell whether there was such an account when it was last asked for."""
+        known = self._known.find(account)
+        return known is not None and known.generation is not None
+
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about how an account proves itself: nothing is."""
         return None
@@ -159,8 +164,7 @@ class Directory:
         dn = entry.dn if entry else f"cn={secrets.token_hex(8)},{self._terms.base}".rstrip(",")
         is_right = await self._wire.proves(dn, credentials.password)
         generation = self._generation(entry)
-        if generation or self._known.find(credentials.account):  # strangers take no room
-            self._note(credentials.account, generation, asked)
+        self._note(credentials.account, generation, asked)
         return generation if is_right else None
 
     async def _look_up(self, account: str) -> str | None:
@@ -194,10 +198,13 @@ class Directory:
         for name in _MARKS:
             parts += [name.encode(), *sorted(entry.values.get(name, ()))]
         message = b"".join(b"%d:%b" % (len(part), part) for part in parts)
-        return hashlib.blake2b(message, digest_size=16, person=b"generation").hexdigest()
+        proof = hashlib.blake2b(message, digest_size=16, person=b"generation").hexdigest()
+        return proof if any(entry.values.get(name) for name in _PASSWORD_MARKS) else PASSING + proof
 
     def _note(self, account: str, generation: str | None, asked: float) -> None:
         known = self._known.find(account)
+        if known is None and generation is None:
+            return  # strangers take no room
         if known is None or known.asked <= asked:
             self._known.keep(account, _Known(generation, asked), since=asked)
 
@@ -210,11 +217,13 @@ class Directory:
 
     async def _ask(self, turns: trio.CapacityLimiter, question: Callable[[], Awaitable[T]]) -> T:
         seconds = self._terms.timeout_seconds
+        if trio.current_time() < self._pause_until:
+            raise _unavailable()
         try:
             with trio.fail_after(seconds):
                 await turns.acquire()
         except trio.TooSlowError:
-            raise _too_many_logins() from None
+            raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),)) from None
         try:
             with trio.fail_after(seconds):
                 answer = await question()
@@ -235,7 +244,7 @@ class Directory:
             self._answers = False
             _log.error("directory does not answer", url=self._terms.url, reason=reason)
         self._pause_until = trio.current_time() + _PAUSE_SECONDS
-        return DIRECTORY_UNAVAILABLE.error(headers=(("Retry-After", "10"),))
+        return _unavailable()
 
 
 def escaped(value: str) -> str:
@@ -262,8 +271,13 @@ def is_password(password: bytes) -> bool:
     return True
 
 
-def _too_many_logins() -> RegistryError:
-    return TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
+def _is_for_it(password: bytes) -> bool:
+    """Tell whether a directory may see a password: it need not learn keys and tokens of ours."""
+    return is_password(password) and not password.startswith(PREFIX) and not is_jwt(password)
+
+
+def _unavailable() -> RegistryError:
+    return DIRECTORY_UNAVAILABLE.error(headers=(("Retry-After", "10"),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from appliance import work
 from appliance.accounts.asking import Memory, Questions
 from appliance.accounts.files import stamp
 from appliance.accounts.schemes import COST, check_password, parse_hash
-from appliance.oci.errors import TOO_MANY_LOGINS
 from appliance.protocol.credentials import Credentials
 
 RESERVED = ("(", "@", "*")
@@ -54,17 +53,21 @@ class PasswordFile:
     faults: tuple[Fault, ...]
     weaknesses: dict[str, str] = field(default_factory=dict)
     """Account → what is weak about its hash, as a sentence; those are not here of which nothing is."""
+    names: frozenset[str] = frozenset()
+    """All that stand in it, those of lines that are ignored as well."""
 
     @classmethod
     def parse(cls, content: bytes) -> "PasswordFile":
         """Read lines of `name:hash`; blank lines and `#` comments mean nothing."""
         hashes: dict[str, bytes] = {}
+        names = set()
         faults = []
         for number, line in enumerate(content.splitlines(), start=1):
             entry = line.strip()
             if not entry or entry.startswith(b"#"):
                 continue
             name, colon, value = entry.partition(b":")
+            names.add(name.decode(errors="replace"))
             reason = _reason_to_ignore(name, colon, value, hashes)
             if reason:
                 faults.append(Fault(number, reason))
@@ -72,7 +75,7 @@ class PasswordFile:
                 hashes[name.decode()] = value
         weak = {name: _weakness(name, stored) for name, stored in hashes.items()}
         weaknesses = {name: sentence for name, sentence in weak.items() if sentence}
-        return cls(hashes, tuple(faults), weaknesses)
+        return cls(hashes, tuple(faults), weaknesses, frozenset(names))
 
 
 def _reason_to_ignore(name: bytes, colon: bytes, value: bytes, known: dict[str, bytes]) -> str:
@@ -103,12 +106,13 @@ class PasswordAccounts:
         self._path = path
         self._stamp: object = None
         self._file = PasswordFile({}, ())
+        self._is_readable = True
         self._nobody = b""
         self._reading = trio.Lock()
         self._key = secrets.token_bytes(32)
         self._right: Memory[bytes, bool] = Memory(_REMEMBER_SECONDS)
         self._wrong: Memory[bytes, bool] = Memory(_REMEMBER_SECONDS)
-        self._checks: Questions[bytes, bool] = Questions()
+        self._checks: Questions[bytes, bool] = Questions(_WAITING_MAX)
 
     async def recall(self, credentials: Credentials) -> str | None:
         """Return what `verify` does for a password that was right a moment ago, at little cost."""
@@ -128,8 +132,6 @@ class PasswordAccounts:
             return known
         stored = self._stored(credentials.account)
         proof = self._proof(credentials, stored)
-        if proof not in self._checks and len(self._checks) >= _WAITING_MAX:
-            raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
         compare = partial(_compare, credentials.password, stored, self._nobody)
         same = await self._checks.answer(proof, compare)
         if same and stored is not self._nobody:
@@ -150,6 +152,17 @@ class PasswordAccounts:
         stored = self._file.hashes.get(account)
         return None if stored is None else _generation(stored)
 
+    def knows(self, account: str) -> bool:
+        """Tell whether there was such an account when the file was last read."""
+        return account in self._file.hashes
+
+    def decides(self, account: str) -> bool:
+        """Tell whether no one else may say who has this name: a line of the file has it, even a faulty one.
+
+        A file that cannot be read may have any.
+        """
+        return not self._is_readable or account in self._file.names
+
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about an account's hash; None if nothing is."""
         return self._file.weaknesses.get(account)
@@ -164,9 +177,10 @@ class PasswordAccounts:
                 return
             try:
                 content = await work.disk(self._path.read_bytes)
+                self._is_readable = True
             except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
                 _log.error("password file unreadable", file=str(self._path), reason=str(error))
-                content = b""
+                content, self._is_readable = b"", False
             except OSError as error:  # a passing trouble: what was read last still counts
                 _log.error("password file not read again", reason=str(error))
                 return

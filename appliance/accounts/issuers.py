@@ -27,6 +27,7 @@ _STALE_SECONDS = 86400.0
 _EVERY_SECONDS = 30.0
 _DEADLINE = 10.0  # for both documents together: a client waits meanwhile
 _DOCUMENT_MAX = 1 << 20
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 _log = structlog.get_logger()
 
@@ -57,23 +58,30 @@ class KeysAtAddress:
 
         Raises ISSUER_UNAVAILABLE.
         """
-        if self._is_due(key):
+        before = self._answered
+        if self._is_due(key) and not (self._asking.locked() and self._has(key)):
             async with self._asking:
                 if self._is_due(key):
                     await self._ask()
-        if self._keys is None or self._clock() - self._answered > _STALE_SECONDS:
+        is_stale = self._clock() - self._answered > _STALE_SECONDS
+        # One that was not there some seconds ago may be there now: that is no wrong signature yet.
+        may_be_there = not self._has(key) and self._answered == before
+        if self._keys is None or is_stale or may_be_there:
             raise ISSUER_UNAVAILABLE.error(
                 f"the keys of {self._url} cannot be had now", headers=(("Retry-After", "30"),)
             )
         return self._keys
 
+    def _has(self, key: str | None) -> bool:
+        return self._keys is not None and (
+            key is None or any(known.kid == key for known in self._keys)
+        )
+
     def _is_due(self, key: str | None) -> bool:
         now = self._clock()
         if now - self._asked < _EVERY_SECONDS:
             return False
-        return now - self._answered > _FRESH_SECONDS or (
-            key is not None and all(known.kid != key for known in self._keys or ())
-        )
+        return now - self._answered > _FRESH_SECONDS or not self._has(key)
 
     async def _ask(self) -> None:
         try:
@@ -83,19 +91,13 @@ class KeysAtAddress:
                     content = await _document(client, self._url.rstrip("/") + _DISCOVERY)
                     said = msgspec.json.decode(content, type=_Configuration)
                     self._check(said)
-                    self._keys = parse_keys(await _document(client, said.jwks_uri))
-        except (
-            OSError,
-            httpx2.HTTPError,
-            httpx2.InvalidURL,
-            trio.TooSlowError,
-            ValueError,
-        ) as error:
+                    content = await _document(client, said.jwks_uri)
+                    self._keys = await work.disk(parse_keys, content)
+        except Exception as error:  # noqa: BLE001  whatever an issuer does, this goes on
             _log.error("keys of an issuer cannot be had", issuer=self._url, reason=_reason(error))
-        else:
-            self._answered = self._clock()
-        finally:
             self._asked = self._clock()
+        else:
+            self._asked = self._answered = self._clock()
 
     def _check(self, said: _Configuration) -> None:
         """Believe nothing that another issuer says, nor keys that anybody on the way may change."""
@@ -117,11 +119,11 @@ def _reason(error: BaseException) -> str:
 
 async def _document(client: httpx2.AsyncClient, url: str) -> bytes:
     """Get a document of bounded size; redirects are not followed: they could lead anywhere."""
-    async with client.stream("GET", url, headers={"Accept": "application/json"}) as response:
+    async with client.stream("GET", url, headers=_HEADERS) as response:
         if response.status_code != httpx2.codes.OK:
             raise ValueError(f"{url} answered {response.status_code}")
         content, size = b"", 0
-        async for piece in response.aiter_bytes():  # to its end: the library minds if it is left
+        async for piece in response.aiter_raw():  # to its end: the library minds if it is left
             size += len(piece)
             if size <= _DOCUMENT_MAX:
                 content += piece

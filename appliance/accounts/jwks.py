@@ -1,5 +1,6 @@
 """The public keys of an issuer of tokens, as a JWK Set (RFC 7517), and in a file of that."""
 
+from base64 import urlsafe_b64decode
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from appliance.accounts.files import stamp
 from appliance.oci.errors import ISSUER_UNAVAILABLE
 
 _KEYS_MAX = 100
+_MODULUS = range(256, 1025)  # bytes: smaller ones are weak, and larger ones take long
+_PUBLIC = ("kty", "n", "e", "crv", "x", "y", "kid")
+"""What of a key is looked at: from a private part others are computed, for as long as it takes."""
 
 _log = structlog.get_logger()
 
@@ -35,14 +39,15 @@ class KeysInFile:
         """Return the keys; raises ISSUER_UNAVAILABLE."""
         found = stamp(self._path)
         if found != self._stamp:
+            self._stamp = found
             try:
                 self._keys = await work.disk(read_keys, self._path)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError) as error:  # what was read last still counts
                 _log.error(
                     "keys of an issuer cannot be read", file=str(self._path), reason=str(error)
                 )
-                raise ISSUER_UNAVAILABLE.error() from error
-            self._stamp = found
+        if not self._keys:
+            raise ISSUER_UNAVAILABLE.error(headers=(("Retry-After", "30"),))
         return self._keys
 
 
@@ -59,16 +64,24 @@ def parse_keys(content: bytes) -> KeySet:
     """
     try:
         published = msgspec.json.decode(content, type=_Published).keys
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no JWK Set: {error}") from error
     keys = []
     for one in published[:_KEYS_MAX]:
-        if one.get("kty") not in {"RSA", "EC"} or one.get("use", "sig") != "sig":
+        if one.get("kty") not in ("RSA", "EC") or one.get("use", "sig") != "sig":
             continue
         try:
-            keys.append(JWKRegistry.import_key(one))
+            _check_size(one)
+            keys.append(
+                JWKRegistry.import_key({name: one[name] for name in _PUBLIC if name in one})
+            )
         except (JoseError, ValueError, TypeError, LookupError) as error:
             _log.warning("key of an issuer not understood", key=one.get("kid"), reason=str(error))
     if not keys:
         raise ValueError("it holds no key that signatures can be checked with")
     return KeySet(keys)
+
+
+def _check_size(key: dict[str, Any]) -> None:
+    if key["kty"] == "RSA" and len(urlsafe_b64decode(key["n"] + "==")) not in _MODULUS:
+        raise ValueError("it has too few bits, or too many")

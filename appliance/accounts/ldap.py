@@ -135,10 +135,12 @@ class LdapWire:
     ) -> "T | _Failure":
         try:
             far = await self._dial()
-        except (OSError, trio.BrokenResourceError) as error:
-            raise OutageError(str(error.__cause__ or error)) from error
-        async with far:
-            return await self._talk(far, dn, password, raw, use)
+            async with far:
+                return await self._talk(far, dn, password, raw, use)
+        except OutageError:
+            raise
+        except Exception as error:  # whatever it is, no password is wrong for it
+            raise OutageError(str(error.__cause__ or error) or type(error).__name__) from error
 
     async def _talk(
         self,
@@ -199,9 +201,8 @@ def _entry(found: Any, wanted: Sequence[str]) -> Entry:  # noqa: ANN401
 
 async def _carry(listener: trio.SocketListener, far: trio.abc.Stream) -> None:
     """Carry bytes between the one connection that is made to a listener and the directory."""
-    async with listener:
-        near = await listener.accept()
-    async with near, trio.open_nursery() as nursery:
+    # The listener stays to the end: nobody else can have its port while libldap may still come to it.
+    async with listener, await listener.accept() as near, trio.open_nursery() as nursery:
 
         async def copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
             try:

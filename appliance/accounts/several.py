@@ -1,8 +1,8 @@
 """Accounts of a password file and of a directory, the file first.
 
 Whoever stands in the file is decided by the file alone, so that the operator comes in while the
-directory is away, and whatever it holds. A file that cannot be read has no accounts, here as
-elsewhere: for that while its names are the directory's to decide.
+directory is away, and whatever it holds; in a line that is ignored as well, as that is how accounts
+are locked. While the file cannot be read nobody comes in, as nobody knows whom it locks out.
 """
 
 from appliance.accounts.directory import Directory
@@ -27,7 +27,8 @@ class SeveralAccounts:
 
     def is_wrong(self, credentials: Credentials) -> bool:
         """Tell whether this password was found wrong a moment ago, as clients try one again."""
-        return self._file.is_wrong(credentials) or self._directory.is_wrong(credentials)
+        keeper = self._file if self._file.decides(credentials.account) else self._directory
+        return keeper.is_wrong(credentials)
 
     async def verify(self, credentials: Credentials) -> str | None:
         """Return the generation that a password proves; None if it is not the account's."""
@@ -37,10 +38,14 @@ class SeveralAccounts:
         """Return what changes with an account's password; None if there is no such account."""
         return await (await self._keeper(account)).generation(account)
 
+    def knows(self, account: str) -> bool:
+        """Tell whether there is such an account, as far as is known without asking for it."""
+        return self._file.knows(account) or self._directory.knows(account)
+
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about how an account proves itself; None if nothing is."""
         return self._file.weakness(account) or self._directory.weakness(account)
 
     async def _keeper(self, account: str) -> PasswordAccounts | Directory:
-        in_file = await self._file.generation(account) is not None
-        return self._file if in_file else self._directory
+        await self._file.refresh()
+        return self._file if self._file.decides(account) else self._directory

@@ -22,16 +22,18 @@ import structlog
 from joserfc import jwt
 from joserfc.errors import ExpiredTokenError, InvalidClaimError, JoseError, MissingClaimError
 from joserfc.jwk import GuestProtocol, KeySet
+from joserfc.jws import JWSRegistry
 
 from appliance.oci.errors import UNAUTHORIZED
 from appliance.protocol.claims import TOKEN_MAX
-from appliance.protocol.credentials import Proof, is_jwt
+from appliance.protocol.credentials import PASSING, Proof, is_jwt
 
 LEEWAY_SECONDS = 60
 """How far the clocks of an issuer and of this machine may lie apart."""
 
 _ALGORITHMS = tuple(f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512))
-_GENERATION = "workload "
+_GENERATION = f"{PASSING}workload "
+_HEAD_MAX = 4096
 _TOLD_MAX = 200  # characters of what a token says, in the log
 
 _log = structlog.get_logger()
@@ -75,11 +77,11 @@ class Workload:
             for name, wanted in self.claims.items()
         )
 
-    @property
-    def generation(self) -> str:
-        """What changes with what is asked for: tokens of ours that were given for it end then."""
-        asked = json.dumps([self.issuer, self.account, self.claims], sort_keys=True, default=list)
-        return _GENERATION + hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+    def generation(self, issuer: Issuer) -> str:
+        """Return what changes with what is asked for: tokens of ours that were given for it end then."""
+        asked = [issuer.url, list(issuer.audiences), self.account, self.claims]
+        text = json.dumps(asked, sort_keys=True, default=list)
+        return _GENERATION + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class IssuedAccounts:
@@ -92,8 +94,19 @@ class IssuedAccounts:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuers = {issuer.url: issuer for issuer in issuers}
-        self._workloads = workloads
-        self._known = {(one.account, one.generation) for one in workloads}
+        self._workloads = {
+            issuer.name: [
+                (workload, workload.generation(issuer))
+                for workload in workloads
+                if workload.issuer == issuer.name
+            ]
+            for issuer in issuers
+        }
+        self._known = {
+            (workload.account, generation)
+            for mapped in self._workloads.values()
+            for workload, generation in mapped
+        }
         self._clock = clock
 
     def knows(self, account: str, generation: str) -> bool:
@@ -112,11 +125,10 @@ class IssuedAccounts:
         if issuer is None:
             return None
         said = await self._said(token, issuer)
-        subject = str(said.get("sub", ""))[:_TOLD_MAX]
-        for workload in self._workloads:
-            named = account in {"", workload.account}
-            if named and workload.issuer == issuer.name and workload.fits(said):
-                return Proof(workload.account, workload.generation, subject)
+        subject = str(said["sub"])[:_TOLD_MAX]
+        for workload, generation in self._workloads[issuer.name]:
+            if account in {"", workload.account} and workload.fits(said):
+                return Proof(workload.account, generation, subject)
         told = {name: str(value)[:_TOLD_MAX] for name, value in said.items() if name != "jti"}
         _log.info("token of a workload fits no account", issuer=issuer.name, said=told)
         raise UNAUTHORIZED.error(
@@ -132,13 +144,15 @@ class IssuedAccounts:
             def named(guest: GuestProtocol) -> KeySet:
                 return keys
 
-            said = jwt.decode(token, named, algorithms=_ALGORITHMS).claims
+            said = jwt.decode(token, named, registry=_heads()).claims
+            json.dumps(said, ensure_ascii=False).encode()  # or it could be told nobody
             jwt.JWTClaimsRegistry(
                 now=int(self._clock()),
                 leeway=LEEWAY_SECONDS,
                 iss={"essential": True, "value": issuer.url},
                 aud={"essential": True, "values": list(issuer.audiences)},
                 exp={"essential": True},
+                sub={"essential": True},
             ).validate(said)
         except ExpiredTokenError:
             raise UNAUTHORIZED.error(f"the token of {issuer.name} has expired") from None
@@ -147,10 +161,17 @@ class IssuedAccounts:
                 f"the token of {issuer.name} is not for this registry, or not yet:"
                 f" {error.description or error}"
             ) from None
-        except (JoseError, ValueError, TypeError, LookupError) as error:
-            _log.info("token of a workload refused", issuer=issuer.name, reason=str(error))
+        except (JoseError, ValueError, TypeError, LookupError, RecursionError) as error:
+            _log.info("token of a workload refused", issuer=issuer.name, reason=ascii(error))
             raise UNAUTHORIZED.error(f"the token of {issuer.name} is not signed by it") from None
         return said
+
+
+def _heads() -> JWSRegistry:
+    """Say which heads are understood: what is not known in one means nothing (RFC 7515, 4)."""
+    registry = JWSRegistry(algorithms=_ALGORITHMS, strict_check_header=False)
+    registry.max_header_length = _HEAD_MAX
+    return registry
 
 
 def _texts(value: object) -> list[str]:

@@ -6,6 +6,7 @@ for the disk, and the file is opened anew each time, so that it may be moved awa
 has no account cannot fill the disk with refusals: beyond some they are only counted.
 """
 
+import json
 import math
 import os
 import time
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import structlog
 import trio
 
@@ -110,7 +110,7 @@ class AuditLog:
             self._left_out, self._left_out_told = 0, self._clock()
         if not waiting:
             return
-        lines = b"".join(msgspec.json.encode(entry) + b"\n" for entry in waiting)
+        lines = "".join(json.dumps(entry) + "\n" for entry in waiting).encode()
         try:
             with trio.CancelScope(shield=True):  # one short append
                 await work.disk(self._append, lines)

@@ -56,8 +56,9 @@ class Exchange(Answering):
         self._body_max = body_max
         self.raw_path: bytes = scope["raw_path"]
         self.account = SOMEBODY if b"authorization" in self._fields else NOBODY
-        self.alleged = ""
         """Who is asking; for the logs."""
+        self.alleged = ""
+        """Whose password was tried, where it was wrong."""
         self.received = 0
         """Bytes of the request's body so far."""
         # Before HTTP/2 a body is announced (RFC 9112 6.3), so most requests need no look for one.

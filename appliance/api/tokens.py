@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 from appliance.api.exchange import Exchange
-from appliance.oci.errors import REQUEST_INVALID, UNAUTHORIZED
+from appliance.oci.errors import REQUEST_INVALID
 from appliance.protocol.scopes import parse_scopes
 from appliance.registry.access import SOMEBODY, Access, Account, Grant
 from appliance.registry.tokens import Tokens
@@ -46,8 +46,10 @@ class TokenResource:
             case "refresh_token":
                 found = await self._access.bearer(form.get("refresh_token", "").encode(), "refresh")
                 if found is None:
-                    raise UNAUTHORIZED.error(
-                        "the identity token is not valid, or not any more: log in again"
+                    raise self._access.unauthorized(
+                        exchange.claim,
+                        "the identity token is not valid, or not any more: log in again",
+                        error="invalid_token",
                     )
                 account, offline = found, False
             case _:

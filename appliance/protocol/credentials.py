@@ -10,6 +10,10 @@ from appliance.oci.errors import UNAUTHORIZED
 _JWT = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 
+PASSING = "passing "
+"""What begins the generation of an account that was proved by what may end without changing it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """An account's name and the password offered for it."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from appliance.oci.errors import FORBIDDEN, UNAUTHORIZED, RegistryError
 from appliance.protocol.claims import Claims, Kind
-from appliance.protocol.credentials import Bearer, Credentials, parse_credentials
+from appliance.protocol.credentials import PASSING, Bearer, Credentials, parse_credentials
 from appliance.protocol.keys import PREFIX
 from appliance.protocol.routes import Action, Route
 from appliance.protocol.scopes import Scope, scope_for
@@ -23,7 +23,7 @@ from appliance.registry.tokens import Bearing, Tokens
 
 TOKEN_PATH = "/auth/token"  # noqa: S105  where to get one
 
-_CERTIFICATE = "certificate "
+_CERTIFICATE = f"{PASSING}certificate "
 """What begins the generation of an account that a certificate has proved."""
 
 _SEAL = object()
@@ -172,7 +172,7 @@ class Access:
         try:
             credentials = parse_credentials(claim.authorization)
         except RegistryError as error:
-            raise self._unauthorized(claim, error.message) from None
+            raise self.unauthorized(claim, error.message) from None
         match credentials:
             case Bearer(token):
                 account = self._robot(token)
@@ -181,7 +181,7 @@ class Access:
                 if account is None:
                     account = await self._workload(token, "", claim)
                 if account is None:
-                    raise self._unauthorized(
+                    raise self.unauthorized(
                         claim, "the token is not valid, or not any more", error="invalid_token"
                     )
                 return account
@@ -252,9 +252,8 @@ class Access:
                     if generation is None:
                         self._throttle.fail(claim.address, name)
             if generation is None:
-                refusal = self._unauthorized(claim, "unknown account or wrong password")
-                is_known = await self._accounts.generation(name) is not None
-                raise WrongPasswordError(refusal, name if is_known else "")
+                refusal = self.unauthorized(claim, "unknown account or wrong password")
+                raise WrongPasswordError(refusal, name if self._accounts.knows(name) else "")
         return Account(
             name, claimed=True, weakness=self._accounts.weakness(name), generation=generation
         )
@@ -273,7 +272,7 @@ class Access:
         except RegistryError as error:
             if error.row is not UNAUTHORIZED:
                 raise
-            raise self._unauthorized(claim, error.message, error="invalid_token") from None
+            raise self.unauthorized(claim, error.message, error="invalid_token") from None
         if proof is None:
             return None
         return Account(
@@ -298,9 +297,9 @@ class Access:
         message = f"{action} on {repository} needs an account" if repository else None
         scope = scope_for(action, repository)
         if account.is_anonymous:
-            raise self._unauthorized(claim, message, scope=scope)
+            raise self.unauthorized(claim, message, scope=scope)
         if account.scopes is not None and self._allows(account, action, repository):
-            raise self._unauthorized(
+            raise self.unauthorized(
                 claim, "the token is for something else", scope=scope, error="insufficient_scope"
             )
         raise FORBIDDEN.error(f"{account.name} may not {action} {repository}".rstrip())
@@ -323,9 +322,10 @@ class Access:
         return Bearing(account.name, account.generation, account.key, account.subject, may)
 
     def may_stay(self, account: Account) -> bool:
-        """Tell whether an account may have an identity token; not one that ends with its job."""
+        """Tell whether an account may have an identity token: one that could outlive its proof may not."""
         is_whole = account.scopes is None or bool(account.key)
-        return is_whole and not account.is_anonymous and not account.subject
+        passes = account.generation.startswith(PASSING)
+        return is_whole and not account.is_anonymous and not passes
 
     def _allows(self, account: Account, action: Action, repository: str) -> bool:
         match action:
@@ -341,9 +341,10 @@ class Access:
 
     # -- what else
 
-    def _unauthorized(
+    def unauthorized(
         self, claim: Claim, message: str | None, *, scope: Scope | None = None, error: str = ""
     ) -> RegistryError:
+        """Make the refusal of who has not proved enough, with how to do so."""
         return UNAUTHORIZED.error(message, headers=tuple(self._challenges(claim, scope, error)))
 
     def _challenges(

@@ -199,7 +199,13 @@ class Accounts(Protocol):
         """Return the generation that a password proves; None if it is not the account's."""
 
     async def generation(self, account: str) -> str | None:
-        """Return what changes with an account's password; None if there is no such account."""
+        """Return what changes with an account's password; None if there is no such account.
+
+        It begins with PASSING where that cannot be told.
+        """
+
+    def knows(self, account: str) -> bool:
+        """Tell whether there is such an account, as far as is known without asking for it."""
 
     def weakness(self, account: str) -> str | None:
         """Say in a sentence what is weak about how an account proves itself; None if nothing is."""

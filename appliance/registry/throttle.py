@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from appliance.oci.errors import TOO_MANY_FAILURES
+from appliance.oci.errors import TOO_MANY_FAILURES, TOO_MANY_LOGINS
 from appliance.protocol.addresses import network_key
 from appliance.protocol.rates import Rates
 
@@ -23,6 +23,7 @@ _BOTH = (10, 1 / 5)  # at once, and a second
 _ADDRESS = (10, 1 / 5)
 _ACCOUNT = (100, 1.0)
 _SIDE_BY_SIDE = 4  # checks for one address
+_TURN_SECONDS = 30.0  # that one more is waited for
 
 
 class Throttle:
@@ -37,13 +38,20 @@ class Throttle:
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
-        """Wait until not too many from an address are being checked."""
+        """Wait until not too many from an address are being checked; raises TOO_MANY_LOGINS."""
         network = network_key(address)
         limiter, waiting = self._turns.get(network) or (trio.CapacityLimiter(_SIDE_BY_SIDE), 0)
         self._turns[network] = limiter, waiting + 1
         try:
-            async with limiter:
+            try:
+                with trio.fail_after(_TURN_SECONDS):
+                    await limiter.acquire()
+            except trio.TooSlowError:
+                raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),)) from None
+            try:
                 yield
+            finally:
+                limiter.release()
         finally:
             waiting = self._turns[network][1] - 1
             if waiting:

@@ -32,7 +32,7 @@ class Signer(Protocol):
         """Make a token."""
 
     def read(self, token: bytes) -> Claims | None:
-        """Return what a token says; None for one that is not ours, or that has expired."""
+        """Return what a token says; None for one that is not ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from appliance.accounts.ldap import (
 from appliance.accounts.schemes import hash_password
 from appliance.accounts.several import SeveralAccounts
 from appliance.oci.errors import TOO_MANY_LOGINS, ErrorRow, RegistryError
-from appliance.protocol.credentials import Credentials
+from appliance.protocol.credentials import PASSING, Credentials
 
 TERMS = Terms(
     url="ldaps://directory",
@@ -383,7 +383,7 @@ async def test_who_leaves_while_asking_takes_it_from_nobody(
     assert len(found) == 1
     assert found[0]
     assert len(double.searches) == 2
-    assert len(accounts._lookups) == 0
+    assert accounts._lookups._open == {}
 
 
 async def test_only_so_many_are_asked_side_by_side_and_only_so_many_wait(
@@ -437,7 +437,9 @@ async def test_a_directory_that_is_away_makes_no_password_wrong(
             assert not accounts.is_wrong(credentials)
         with pytest.raises(RegistryError):
             await accounts.generation("alice")
+        assert len(double.searches) == 1  # it is left alone for a few seconds
         double.outage, double.seconds = "", 0.1
+        autojump_clock.jump(6)
         assert await accounts.verify(ALICE)
         double.outage = "again"
         assert (await refusal(accounts, Credentials("bob", b"x"))).status == 503
@@ -471,7 +473,44 @@ async def test_what_was_known_last_counts_for_ten_minutes(
     with pytest.raises(RegistryError):
         await accounts.generation("alice")
     double.outage = ""
+    autojump_clock.jump(6)
     assert await accounts.generation("alice") == generation
+
+
+async def test_what_is_none_of_its_passwords_is_not_told_to_it(
+    accounts: Directory, double: Double, autojump_clock: MockClock
+) -> None:
+    for secret in (b"reg_0123456789ab_secret", b"eyJhbGciOiJub25lIn0.e30.AAAA"):
+        assert await accounts.verify(Credentials("alice", secret)) is None
+    assert double.binds == double.searches == []
+
+
+async def test_strangers_take_no_room_and_it_is_known_who_is_none(
+    accounts: Directory, double: Double, autojump_clock: MockClock
+) -> None:
+    assert not accounts.knows("alice")
+    assert await accounts.verify(ALICE)
+    for name in ("eve", "mallory"):
+        assert await accounts.verify(Credentials(name, b"x")) is None
+        assert await accounts.generation(name) is None
+        assert not accounts.knows(name)
+    assert accounts.knows("alice")
+    assert list(accounts._known._kept) == ["alice"]
+
+
+async def test_without_a_mark_of_the_password_nothing_lasts(
+    accounts: Directory, double: Double, autojump_clock: MockClock
+) -> None:
+    generation = await accounts.verify(ALICE)
+    assert generation
+    assert not generation.startswith(PASSING)
+    marked = entry("alice")
+    values = {name: held for name, held in marked.values.items() if not name.startswith("pwd")}
+    double.put(Entry(marked.dn, values), b"open sesame")
+    autojump_clock.jump(400)
+    generation = await accounts.verify(ALICE)
+    assert generation
+    assert generation.startswith(PASSING)
 
 
 async def test_those_who_wait_together_hear_of_it_together(

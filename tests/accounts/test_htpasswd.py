@@ -518,9 +518,10 @@ async def test_the_file_is_read_only_when_it_has_changed(
 
 
 async def test_a_flood_of_logins_is_turned_away(
-    accounts: PasswordAccounts, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(htpasswd, "_WAITING_MAX", 3)
+    accounts = PasswordAccounts(path)
     refusals: list[ErrorRow] = []
 
     async def enter(number: int) -> None:

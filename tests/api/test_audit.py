@@ -173,3 +173,9 @@ async def test_a_token_that_anybody_gets_changes_nothing(audit: AuditLog, path: 
     route = Route(Resource.TOKEN, "GET", None)
     audit.note(route, NOBODY, method="GET", client="192.0.2.1", status=200)
     assert await entries(audit, path) == []
+
+
+async def test_half_a_character_is_told_as_well(audit: AuditLog, path: Path) -> None:
+    job = Account("ci", claimed=True, subject="\ud800")
+    audit.note(Route(Resource.BASE, "GET", None), job, method="GET", client="", status=200)
+    assert [one["subject"] for one in await entries(audit, path)] == ["\ud800"]

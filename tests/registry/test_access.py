@@ -6,14 +6,30 @@ from collections.abc import Collection, Sequence
 import pytest
 import trio
 import trio.lowlevel
+from trio.testing import MockClock
 
-from appliance.oci.errors import FORBIDDEN, TOO_MANY_FAILURES, UNAUTHORIZED
+from appliance.oci.errors import (
+    FORBIDDEN,
+    TOO_MANY_FAILURES,
+    TOO_MANY_LOGINS,
+    UNAUTHORIZED,
+    RegistryError,
+)
 from appliance.protocol.claims import Claims
-from appliance.protocol.credentials import Credentials, Proof
+from appliance.protocol.credentials import PASSING, Credentials, Proof
 from appliance.protocol.keys import Key
 from appliance.protocol.routes import Action, Resource, Route
 from appliance.protocol.scopes import parse_scopes
-from appliance.registry.access import NOBODY, Access, Account, Claim, Gate, Grant, OperatorGate
+from appliance.registry.access import (
+    NOBODY,
+    Access,
+    Account,
+    Claim,
+    Gate,
+    Grant,
+    OperatorGate,
+    WrongPasswordError,
+)
 from appliance.registry.policy import ANONYMOUS, EVERYBODY, RIGHTS, Policy, Rule
 from appliance.registry.throttle import Throttle
 from appliance.registry.tokens import Tokens
@@ -47,6 +63,9 @@ class Everybody:
     async def generation(self, account: str) -> str | None:
         return self.generations.get(account)
 
+    def knows(self, account: str) -> bool:
+        return account in self.generations
+
     def weakness(self, account: str) -> str | None:
         return f"{account} is weak" if account == "bob" else None
 
@@ -68,7 +87,7 @@ class Jobs:
     """One job, whose token is `job`; of the same issuer, `late` is a token that has expired."""
 
     def __init__(self) -> None:
-        self.generation = "workload 1"
+        self.generation = f"{PASSING}workload 1"
 
     def knows(self, account: str, generation: str) -> bool:
         return (account, generation) == ("ci", self.generation)
@@ -571,7 +590,7 @@ async def test_what_a_job_was_given_ends_with_what_its_token_was_mapped_by() -> 
     token = await world.token("ci:job", "repository:here/app:push")
     account = await world.gate.authenticate(claim(token))
     assert (account.name, account.subject) == ("ci", "repo:acme/app")
-    world.jobs.generation = "workload 2"
+    world.jobs.generation = f"{PASSING}workload 2"
     with refused(UNAUTHORIZED, "not any more"):
         await world.gate.authenticate(claim(token))
 
@@ -582,10 +601,42 @@ async def test_what_a_job_was_given_ends_with_what_its_token_was_mapped_by() -> 
         (Account("alice", claimed=True, generation="a1"), True),
         (Account("ci", claimed=True, scopes=parse_scopes([]), key="1"), True),
         (Account("alice", claimed=True, scopes=parse_scopes([])), False),
-        (Account("ci", claimed=True, subject="repo:acme/app"), False),
+        (Account("ci", claimed=True, generation=f"{PASSING}workload 1"), False),
+        (Account("ci", claimed=True, generation=f"{PASSING}certificate cn:a"), False),
         (Account("", claimed=True), False),
         (NOBODY, False),
     ],
 )
 def test_an_identity_token_is_for_who_stays(account: Account, *, stays: bool) -> None:
     assert gate().may_stay(account) is stays
+
+
+async def test_it_is_told_whose_password_was_wrong_where_somebody_has_the_name() -> None:
+    told = []
+    for pair in ("alice:wrong", "eve:wrong"):
+        with pytest.raises(WrongPasswordError) as caught:
+            await gate().authenticate(claim(basic(pair)))
+        told.append(caught.value.name)
+    assert told == ["alice", ""]
+
+
+async def test_nobody_waits_for_a_turn_for_ever(autojump_clock: MockClock) -> None:
+    throttle = Throttle()
+    refusals = []
+
+    async def wait() -> None:
+        try:
+            async with throttle.turn("192.0.2.1"):
+                await trio.sleep(1000)
+        except RegistryError as error:
+            refusals.append(error.row)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(wait)
+        await trio.sleep(100)
+        assert refusals == [TOO_MANY_LOGINS] * 2
+        nursery.cancel_scope.cancel()
+    async with throttle.turn("192.0.2.1"):
+        pass
+    assert throttle._turns == {}
