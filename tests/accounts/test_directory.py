@@ -655,3 +655,26 @@ async def test_the_file_counts_while_the_directory_is_away(
     assert await several.verify(Credentials("alice", b"by file"))
     with pytest.raises(RegistryError):
         await several.verify(Credentials("bob", b"correct horse"))
+
+
+@pytest.mark.parametrize("line", ["bob:!$2b$04$locked", "bob:", "bob", "bob:plain"])
+async def test_who_is_locked_in_the_file_is_not_asked_of_the_directory(
+    tmp_path: Path, accounts: Directory, double: Double, line: str, autojump_clock: MockClock
+) -> None:
+    (tmp_path / "htpasswd").write_text(f"{line}\n")
+    several = SeveralAccounts(PasswordAccounts(tmp_path / "htpasswd"), accounts)
+    bob = Credentials("bob", b"correct horse")
+    with structlog.testing.capture_logs():
+        assert await several.verify(bob) is None
+    assert await several.generation("bob") is None
+    assert not several.knows("bob")
+    assert double.searches == double.binds == []
+
+
+async def test_while_the_file_cannot_be_read_nobody_comes_in(
+    tmp_path: Path, accounts: Directory, double: Double, autojump_clock: MockClock
+) -> None:
+    several = SeveralAccounts(PasswordAccounts(tmp_path), accounts)  # which is a folder
+    with structlog.testing.capture_logs():
+        assert await several.verify(Credentials("bob", b"correct horse")) is None
+    assert double.searches == double.binds == []

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,3 +172,37 @@ def test_another_mapping_counts_within_a_second_of_a_reload(
         os.kill(registry.pid, signal.SIGHUP)
         eventually(lambda: pushing(client, ours) == status, within=5, what=f"{status}")  # noqa: B023
     assert len(github.asked) == asked  # what was known of the issuer is known still
+
+
+@pytest.mark.parametrize(
+    "head",
+    [{"alg": "\ud800"}, {"alg": "RS256", "kid": "\ud800"}, {"alg": ["RS256"]}, {}, "x" * 9000],
+)
+def test_what_strangers_send_as_a_token_ends_nothing(
+    registry: Daemon, github: Platform, head: object
+) -> None:
+    said = {"iss": github.url, "aud": AUDIENCE, "sub": "\ud800"}
+    parts = [json.dumps(part).encode() for part in (head, said)] + [b"signature"]
+    token = ".".join(urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+    client = registry.client()
+    assert client.request("GET", "/v2/", headers=as_job(client, token)).status in {401, 503}
+    assert client.request("GET", "/v2/", headers=client.authorization()).status == 200
+
+
+@pytest.mark.parametrize("url", ["http://[x", "https://[x", "https://a:b", "https://a..b"])
+def test_an_issuer_of_no_address_ends_nothing(registry: Daemon, github: Platform, url: str) -> None:
+    client = registry.client()
+    before = registry.settings.read_text()
+    told = registry.log().count("reload")
+    registry.settings.write_text(before.replace(github.url, url))
+    os.kill(registry.pid, signal.SIGHUP)
+    try:
+        eventually(lambda: registry.log().count("reload") > told, within=20, what="it has read it")
+        token = github.token(**_SAID, iss=url)
+        assert client.request("GET", "/v2/", headers=as_job(client, token)).status in {401, 503}
+        assert client.request("GET", "/v2/", headers=client.authorization()).status == 200
+    finally:
+        told = registry.log().count("reloaded")
+        registry.settings.write_text(before)
+        os.kill(registry.pid, signal.SIGHUP)
+        eventually(lambda: registry.log().count("reloaded") > told, within=20, what="as before")
