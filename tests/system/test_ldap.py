@@ -452,8 +452,13 @@ NO_START = bytes.fromhex("300c0201017807 0a0102 0400 0400")
     ],
 )
 async def test_a_directory_that_falls_silent_holds_up_nobody(
-    shared: Slapd, beats: Callable[[], float], url: str, answers: tuple[bytes, ...]
+    shared: Slapd,
+    beats: Callable[[], float],
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    answers: tuple[bytes, ...],
 ) -> None:
+    monkeypatch.setattr(directory, "_PAUSE_SECONDS", 0.0)  # or it would be asked once
     before = descriptors()
     async with trio.open_nursery() as nursery:
         port = await nursery.start(silent, answers)
