@@ -15,6 +15,11 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 
+def too_many_logins() -> RegistryError:
+    """Make the refusal of one more question, while so many are waited for."""
+    return TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
+
+
 class Memory(Generic[K, T]):
     """What was found out lately, as far as there is room: what was kept first goes first."""
 
@@ -48,7 +53,7 @@ class Questions(Generic[K, T]):
         question = self._open.get(key)
         if question is None:
             if 0 < self._most <= len(self._open):
-                raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),))
+                raise too_many_logins()
             question = self._open[key] = _Question(ask)
         question.waiting += 1
         try:

@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 import structlog
 import trio
 
-from appliance.accounts.asking import Memory, Questions
+from appliance.accounts.asking import Memory, Questions, too_many_logins
 from appliance.accounts.editing import check_name
 from appliance.accounts.files import AccountError
 from appliance.accounts.ldap import (
@@ -34,7 +34,7 @@ from appliance.accounts.ldap import (
     SeveralEntriesError,
     Terms,
 )
-from appliance.oci.errors import DIRECTORY_UNAVAILABLE, TOO_MANY_LOGINS, RegistryError
+from appliance.oci.errors import DIRECTORY_UNAVAILABLE, RegistryError
 from appliance.protocol.credentials import PASSING, Credentials, is_jwt
 from appliance.protocol.keys import PREFIX
 
@@ -223,7 +223,7 @@ class Directory:
             with trio.fail_after(seconds):
                 await turns.acquire()
         except trio.TooSlowError:
-            raise TOO_MANY_LOGINS.error(headers=(("Retry-After", "10"),)) from None
+            raise too_many_logins() from None
         try:
             with trio.fail_after(seconds):
                 answer = await question()

@@ -21,7 +21,7 @@ from typing import Protocol
 import structlog
 from joserfc import jwt
 from joserfc.errors import ExpiredTokenError, InvalidClaimError, JoseError, MissingClaimError
-from joserfc.jwk import GuestProtocol, KeySet
+from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from appliance.oci.errors import UNAUTHORIZED
@@ -32,8 +32,10 @@ LEEWAY_SECONDS = 60
 """How far the clocks of an issuer and of this machine may lie apart."""
 
 _ALGORITHMS = tuple(f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512))
+# What is not known in the head of a token means nothing (RFC 7515, 4).
+_HEADS = JWSRegistry(algorithms=_ALGORITHMS, strict_check_header=False)
+_HEADS.max_header_length = 4096
 _GENERATION = f"{PASSING}workload "
-_HEAD_MAX = 4096
 _TOLD_MAX = 200  # characters of what a token says, in the log
 
 _log = structlog.get_logger()
@@ -140,12 +142,8 @@ class IssuedAccounts:
         """Return what a token says, once it is known to be so."""
         try:
             keys = await issuer.keys.find(_key_named_by(token))
-
-            def named(guest: GuestProtocol) -> KeySet:
-                return keys
-
-            said = jwt.decode(token, named, registry=_heads()).claims
-            json.dumps(said, ensure_ascii=False).encode()  # or it could be told nobody
+            said = jwt.decode(token, keys, registry=_HEADS).claims
+            json.dumps(said, ensure_ascii=False).encode()  # half a character could be told nobody
             jwt.JWTClaimsRegistry(
                 now=int(self._clock()),
                 leeway=LEEWAY_SECONDS,
@@ -165,13 +163,6 @@ class IssuedAccounts:
             _log.info("token of a workload refused", issuer=issuer.name, reason=ascii(error))
             raise UNAUTHORIZED.error(f"the token of {issuer.name} is not signed by it") from None
         return said
-
-
-def _heads() -> JWSRegistry:
-    """Say which heads are understood: what is not known in one means nothing (RFC 7515, 4)."""
-    registry = JWSRegistry(algorithms=_ALGORITHMS, strict_check_header=False)
-    registry.max_header_length = _HEAD_MAX
-    return registry
 
 
 def _texts(value: object) -> list[str]:

@@ -216,12 +216,18 @@ def running(
     ca: Path | None = None,
     prefix: Sequence[str | Path] = (),
     keep: bool = False,
+    more: str = "",
 ) -> Iterator[Daemon]:
-    """Keep a daemon running for a while; it must stop cleanly, and its data goes unless kept."""
+    """Keep a daemon running for a while; it must stop cleanly, and its data goes unless kept.
+
+    `more` is what its settings hold beside their tables.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     daemon = Daemon(
         folder, host=host, port=port, settings=settings, storage=storage, ca=ca, prefix=prefix
     )
+    with daemon.settings.open("a") as file:
+        file.write(more)
     try:
         daemon.start()
         yield daemon

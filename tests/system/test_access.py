@@ -9,7 +9,7 @@ import trustme
 
 from tests.system import dockerd, images
 from tests.system.containers import Tool
-from tests.system.daemon import PASSWORD, USER, Daemon
+from tests.system.daemon import PASSWORD, USER, Daemon, running
 from tests.system.dockerd import Docker
 from tests.system.tools import Network, environment, eventually, refused, run
 from tests.system.trust import CONTAINERS, DOCKER, trusting
@@ -58,16 +58,14 @@ def registry(
     folder = tmp_path_factory.mktemp("access")
     authority.cert_pem.write_to_path(folder / "clients.crt")
     settings = {"auth": {"client_ca": str(folder / "clients.crt")}}
-    found = Daemon(folder, host=net.theirs, prefix=net.prefix, settings=settings)
-    with found.settings.open("a") as file:
-        file.write(_RULES)
-    try:
-        found.start()
-        with trusting(found, DOCKER), trusting(found, CONTAINERS):
-            yield found
-        found.stop()
-    finally:
-        found.kill()
+    with (
+        running(
+            folder, host=net.theirs, prefix=net.prefix, settings=settings, more=_RULES
+        ) as found,
+        trusting(found, DOCKER),
+        trusting(found, CONTAINERS),
+    ):
+        yield found
 
 
 @pytest.fixture(scope="module")

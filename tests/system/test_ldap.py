@@ -23,7 +23,7 @@ from appliance.accounts.schemes import hash_password
 from appliance.accounts.several import SeveralAccounts
 from appliance.oci.errors import RegistryError
 from appliance.protocol.credentials import Credentials
-from tests.system.daemon import Daemon
+from tests.system.daemon import Daemon, running
 from tests.system.tools import background, eventually, free_port, run
 
 SLAPD = Path("/usr/sbin/slapd")
@@ -510,39 +510,27 @@ async def test_an_answer_that_is_none_is_an_error_of_ours(
 def registry(shared: Slapd, tmp_path: Path) -> Iterator[Daemon]:
     """A registry that knows the directory by its settings."""
     (tmp_path / "secret").write_text("search me\n")
-    (tmp_path / "registry").mkdir()
     terms = shared.terms()
-    found = Daemon(
-        tmp_path / "registry",
-        settings={
-            "tls": {"mode": "off"},
-            "log": {"level": "debug"},
-            "ldap": {
-                "url": terms.url,
-                "ca": str(terms.ca),
-                "base": terms.base,
-                "filter": terms.filter,
-                "bind_dn": terms.bind_dn,
-                "bind_password_file": str(tmp_path / "secret"),
-            },
+    settings = {
+        "tls": {"mode": "off"},
+        "log": {"level": "debug"},
+        "ldap": {
+            "url": terms.url,
+            "ca": str(terms.ca),
+            "base": terms.base,
+            "filter": terms.filter,
+            "bind_dn": terms.bind_dn,
+            "bind_password_file": str(tmp_path / "secret"),
         },
-    )
-    try:
-        found.start()
+    }
+    with running(tmp_path / "registry", settings=settings) as found:
         yield found
-        found.stop()
-    finally:
-        found.kill()
 
 
 def begins(registry: Daemon, login: str) -> int:
-    return (
-        registry.client(login)
-        .request(
-            "POST", "/v2/team/app/blobs/uploads/", headers=registry.client(login).authorization()
-        )
-        .status
-    )
+    client = registry.client(login)
+    path = "/v2/team/app/blobs/uploads/"
+    return client.request("POST", path, headers=client.authorization()).status
 
 
 def test_a_registry_lets_in_whom_its_file_and_its_directory_know(registry: Daemon) -> None:

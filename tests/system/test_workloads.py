@@ -13,7 +13,7 @@ import pytest
 from tests.issuer import AUDIENCE, Platform, platform
 from tests.system import dockerd, images
 from tests.system.containers import Tool
-from tests.system.daemon import Daemon
+from tests.system.daemon import Daemon, running
 from tests.system.dockerd import Docker
 from tests.system.tools import Network, eventually, run
 from tests.system.trust import CONTAINERS, DOCKER, trusting
@@ -49,16 +49,14 @@ def github(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def registry(
     net: Network, github: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("registry"), host=net.theirs, prefix=net.prefix)
-    with found.settings.open("a") as file:
-        file.write(_SETTINGS.format(url=github.url, audience=AUDIENCE, ca=github.ca))
-    try:
-        found.start()
-        with trusting(found, DOCKER), trusting(found, CONTAINERS):
-            yield found
-        found.stop()
-    finally:
-        found.kill()
+    more = _SETTINGS.format(url=github.url, audience=AUDIENCE, ca=github.ca)
+    folder = tmp_path_factory.mktemp("registry")
+    with (
+        running(folder, host=net.theirs, prefix=net.prefix, more=more) as found,
+        trusting(found, DOCKER),
+        trusting(found, CONTAINERS),
+    ):
+        yield found
 
 
 @pytest.fixture(scope="module")
