@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import daemon, tools
+from tests.system import daemon, debian, tools
 from tests.system.containers import Tool, tool
 from tests.system.daemon import Daemon
 from tests.system.tools import Network
@@ -55,6 +55,19 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
     """buildah likewise."""
     with tool("buildah", tmp_path_factory.mktemp("buildah")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def rootfs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh Debian as an archive, kept from one session to the next where pytest keeps anything."""
+    kept = pytestconfig.cache
+    return debian.debian_root(kept.mkdir("debian") if kept else tmp_path_factory.mktemp("debian"))
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our package for Debian, as this checkout builds it."""
+    return debian.deb(tmp_path_factory.mktemp("deb"))
 
 
 @pytest.hookimpl(wrapper=True)
