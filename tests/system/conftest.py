@@ -61,7 +61,8 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
 def rootfs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh Debian as an archive, kept from one session to the next where pytest keeps anything."""
     kept = pytestconfig.cache
-    return debian.debian_root(kept.mkdir("debian") if kept else tmp_path_factory.mktemp("debian"))
+    folder = tmp_path_factory.mktemp("debian") if kept is None else kept.mkdir("debian")
+    return debian.debian_root(folder)
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ def debian_root(folder: Path) -> Path:
         return archive
     draft = folder / f"{os.getpid()}.tar"
     try:
-        argv = ("mmdebstrap", "--variant=minbase", f"--include={_INCLUDED}", "bookworm", draft)
-        run(*argv, within=_BUILD_SECONDS)
+        options = ("--variant=minbase", f"--include={_INCLUDED}")
+        run("mmdebstrap", *options, "bookworm", draft, within=_BUILD_SECONDS)
         draft.rename(archive)
     finally:
         draft.unlink(missing_ok=True)
@@ -42,8 +42,8 @@ def unpacked(archive: Path, folder: Path) -> Path:
 
 def build(kind: str, folder: Path, *options: str) -> Path:
     """Build a package of that kind into a folder with the command that people use; where it is."""
-    argv = (ROOT / "packaging" / "build", kind, folder, *options)
-    told = run(*argv, within=_BUILD_SECONDS, env=_builder())
+    command = ROOT / "packaging" / "build"
+    told = run(command, kind, folder, *options, within=_BUILD_SECONDS, env=_builder())
     return Path(told.splitlines()[-1])
 
 
