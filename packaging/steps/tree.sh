@@ -1,0 +1,55 @@
+# The files of an installed registry below a root, as .deb and .rpm have them.
+#
+# /usr/lib/registry-appliance is a virtual environment on the system's own Python, without pip: whatever is
+# installed with pip elsewhere changes nothing in it. Its bytecode is compiled in such a way that Python never
+# writes it anew, so that packages stay verifiable.
+
+readonly home=/usr/lib/registry-appliance
+
+# make_tree ROOT: needs take_source and make_pip.
+make_tree() {
+  local root=$1 environment=$1$home site
+  need strip binutils
+  mkdir -p "$environment"
+  /usr/bin/python3 -m venv --without-pip --symlinks "$environment"
+  site=$environment/lib/python3.$python_minor/site-packages
+  make_wheel "$work"
+  "${pip[@]}" --python "$environment/bin/python" install --no-compile --only-binary :all: "$wheel"
+  shared_data "$root" "$environment"
+  thin_out "$environment" "$site"
+  find "$environment" -name '*.so' -exec strip --strip-unneeded {} +
+  find "$environment" -name '*.so' -exec chmod 644 {} +
+  printf '#!%s/bin/python3 -I\nfrom appliance.cli import main\n\nmain()\n' "$home" >"$environment/bin/registry"
+  chmod 755 "$environment/bin/registry"
+  install -m 755 "$here/steps/handover" "$environment/bin/handover"
+  mkdir -p "$root/usr/bin"
+  ln -s ../lib/registry-appliance/bin/registry "$root/usr/bin/registry"
+  /usr/bin/python3 -m compileall -q -f --invalidation-mode unchecked-hash -s "$root" "$environment/lib"
+  find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+}
+
+# Units, the settings file, manual pages and completions go where the system looks for them.
+shared_data() {
+  local root=$1 environment=$2
+  mkdir -p "$root/lib/systemd" "$root/usr/lib" "$root/usr/share/zsh" "$root/etc"
+  mv "$environment/lib/systemd/system" "$root/lib/systemd/system"
+  mv "$environment/lib/sysusers.d" "$root/usr/lib/sysusers.d"
+  mv "$environment/share/registry-appliance/registry.toml" "$root/etc/registry.toml"
+  mv "$environment/share/man" "$environment/share/bash-completion" "$environment/share/fish" "$root/usr/share"
+  mv "$environment/share/zsh/site-functions" "$root/usr/share/zsh"
+  gzip --best --no-name "$root"/usr/share/man/man?/*
+  rm -r "$environment/share" "$environment/lib/systemd"
+}
+
+# What only developers want, what only pip reads, and what would name the folder of this build.
+thin_out() {
+  local environment=$1 site=$2
+  rm -rf "$environment/include" "$environment/lib64"
+  find "$environment/bin" -mindepth 1 ! -name 'python*' -delete
+  sed -i '/^command = /d' "$environment/pyvenv.cfg"
+  find "$site" -depth -type d \( -name tests -o -name _tests -o -name testing -path '*/trio/*' \) -exec rm -rf {} +
+  find "$site" -path '*.dist-info/*' \( -name RECORD -o -name INSTALLER -o -name REQUESTED -o -name direct_url.json \) -delete
+  find "$site" \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name py.typed \) -delete
+  # Python takes the other of the two backends.
+  rm -f "$site"/zstandard/_cffi.*.so
+}
