@@ -15,9 +15,11 @@ from appliance.cli.past import history, undelete
 from appliance.cli.rebuild import rebuild
 from appliance.cli.service import check, info, serve
 from appliance.cli.token import token
+from appliance.cli.trust import trust
 from appliance.cli.verify import verify
 from appliance.control import ControlError
 from appliance.settings import SettingsError
+from appliance.trust.authority import TrustError
 
 
 @click.group(
@@ -47,6 +49,7 @@ for command in (
     user,
     token,
     access,
+    trust,
 ):
     registry.add_command(command)
 
@@ -59,6 +62,6 @@ def main() -> None:
         for fault in error.faults:
             click.echo(f"registry: {fault}", err=True)
         sys.exit(2)
-    except (AccountError, ControlError) as error:
+    except (AccountError, ControlError, TrustError) as error:
         click.echo(f"registry: {error}.", err=True)
         sys.exit(2)

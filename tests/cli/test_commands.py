@@ -168,6 +168,7 @@ def test_these_are_the_commands() -> None:
         "token create",
         "token list",
         "token revoke",
+        "trust",
         "undelete",
         "user",
         "user add",
