@@ -14,8 +14,8 @@ take_source() {
   export SOURCE_DATE_EPOCH
 }
 
-# Builds the wheel into a folder: $wheel.
+# make_wheel DIR [PIP OPTIONS]: build the wheel into a folder: $wheel.
 make_wheel() {
-  "${pip[@]}" wheel --no-deps --wheel-dir "$1" "$source"
+  "${pip[@]}" wheel --no-deps --wheel-dir "$@" "$source"
   wheel=$(echo "$1"/registry_appliance-"$version"-*.whl)
 }

@@ -13,8 +13,7 @@ make_tree() {
   mkdir -p "$environment"
   /usr/bin/python3 -m venv --without-pip --symlinks "$environment"
   site=$environment/lib/python3.$python_minor/site-packages
-  make_wheel "$work"
-  "${pip[@]}" --python "$environment/bin/python" install --no-compile --only-binary :all: "$wheel"
+  install_packages "$environment" "$site"
   shared_data "$root" "$environment"
   thin_out "$environment" "$site"
   find "$environment" -name '*.so' -exec strip --strip-unneeded {} +
@@ -24,8 +23,21 @@ make_tree() {
   install -m 755 "$here/steps/handover" "$environment/bin/handover"
   mkdir -p "$root/usr/bin"
   ln -s ../lib/registry-appliance/bin/registry "$root/usr/bin/registry"
-  /usr/bin/python3 -m compileall -q -f --invalidation-mode unchecked-hash -s "$root" "$environment/lib"
+  ln -sf ../../../bin/python3 "$environment/bin/python3"
+  /usr/bin/python3 -m compileall -q -f -j 0 --invalidation-mode unchecked-hash -s "$root" "$environment/lib"
   find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+}
+
+# What we need goes in first: the wheel is built by its help, since pages are made from the commands.
+install_packages() {
+  local environment=$1 site=$2
+  local into=("${pip[@]}" --python "$environment/bin/python" install --no-compile --only-binary :all:)
+  "${pip[@]}" install 'hatchling>=1.27'
+  /usr/bin/python3 -c 'import sys, tomllib
+print(*tomllib.load(sys.stdin.buffer)["project"]["dependencies"], sep="\n")' <"$source/pyproject.toml" >"$work/needed"
+  "${into[@]}" --requirement "$work/needed"
+  PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$site make_wheel "$work" --no-build-isolation
+  "${into[@]}" --no-deps "$wheel"
 }
 
 # Units, the settings file, manual pages and completions go where the system looks for them.
