@@ -4,7 +4,7 @@ copyright.py SITE PREFIX: SITE has the Python packages now, PREFIX will have the
 """
 
 import sys
-from importlib.metadata import Distribution, PackageMetadata, distributions
+from importlib.metadata import Distribution, distributions
 
 _OURS = "registry-appliance"
 _BEGINNING = f"""\
@@ -22,17 +22,20 @@ texts of their licences are in"""
 
 def main(site: str, prefix: str) -> None:
     """Print it."""
-    print(f"{_BEGINNING}\n{prefix}/*.dist-info/.\n")
+    sys.stdout.write(f"{_BEGINNING}\n{prefix}/*.dist-info/.\n\n")
     for one in sorted(distributions(path=[site]), key=lambda one: one.name.lower()):
         if one.name != _OURS:
-            print(_described(one))
+            sys.stdout.write(_described(one))
 
 
 def _described(one: Distribution) -> str:
-    told: PackageMetadata = one.metadata
-    licence = told.get("License-Expression") or (told.get("License") or "").splitlines()[0]
-    authors = told.get("Author") or told.get("Author-email") or "its authors"
-    return f"{one.name} {one.version}\n  Copyright: {authors}\n  License: {licence}\n"
+    licence = _told(one, "License-Expression", "License").splitlines()[0]
+    authors = _told(one, "Author", "Author-email") or "its authors"
+    return f"{one.name} {one.version}\n  Copyright: {authors}\n  License: {licence}\n\n"
+
+
+def _told(one: Distribution, *fields: str) -> str:
+    return next((one.metadata[field] for field in fields if field in one.metadata), "")
 
 
 main(*sys.argv[1:])

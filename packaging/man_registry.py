@@ -49,8 +49,8 @@ def page(group: click.Group, version: str) -> str:
         ("EXIT STATUS", _STATUS),
     ):
         lines.append(roff.heading(name))
-        for term, text in entries.items():
-            lines += roff.entry([term], [text])
+        for term, told in entries.items():
+            lines += roff.entry([term], [told])
     lines += [roff.heading("SEE ALSO"), "\\fBregistry.toml\\fR(5)"]
     return roff.page(lines)
 

@@ -10,10 +10,12 @@ from appliance.cli.access import access
 from appliance.cli.accounts import user
 from appliance.cli.backup import backup, restore
 from appliance.cli.content import gc, ls, rm
+from appliance.cli.doctor import doctor
 from appliance.cli.layouts import exporting, importing
 from appliance.cli.past import history, undelete
 from appliance.cli.rebuild import rebuild
 from appliance.cli.service import check, info, serve
+from appliance.cli.setup import setup
 from appliance.cli.token import token
 from appliance.cli.trust import trust
 from appliance.cli.verify import verify
@@ -35,6 +37,7 @@ for command in (
     serve,
     check,
     info,
+    doctor,
     ls,
     rm,
     history,
@@ -50,6 +53,7 @@ for command in (
     token,
     access,
     trust,
+    setup,
 ):
     registry.add_command(command)
 
