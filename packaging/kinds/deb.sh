@@ -30,16 +30,14 @@ documentation() {
 }
 
 control() {
-  local root=$1 folder=$1/DEBIAN units size libc file
-  units=$(cd "$root/lib/systemd/system" && echo registry.*)
+  local root=$1 folder=$1/DEBIAN size file
   size=$(du --summarize --apparent-size --block-size=1024 "$root" | cut -f1)
-  libc=$(find "$root" -name '*.so' -exec objdump --dynamic-syms {} + | grep -o 'GLIBC_2[0-9.]*' | sort --version-sort | tail -n 1)
   mkdir "$folder"
-  sed -e "s/@VERSION@/$version/; s/@ARCHITECTURE@/$(dpkg --print-architecture)/; s/@SIZE@/$size/; s/@LIBC@/${libc#GLIBC_}/" \
+  sed -e "s/@VERSION@/$version/; s/@ARCHITECTURE@/$(dpkg --print-architecture)/; s/@SIZE@/$size/; s/@LIBC@/$(libc_of "$root")/" \
     -e "s/@MAINTAINER@/${maintainer//[\/&]/}/" \
     -e "s/@MINOR@/$python_minor/; s/@NEXT@/$((python_minor + 1))/" "$here/deb/control" >"$folder/control"
   for file in config postinst prerm postrm; do
-    sed "s/@UNITS@/$units/" "$here/deb/$file" >"$folder/$file"
+    sed "s/@UNITS@/$(units_of "$root")/" "$here/deb/$file" >"$folder/$file"
     chmod 755 "$folder/$file"
   done
   cp "$here/deb/templates" "$folder/templates"

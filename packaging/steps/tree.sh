@@ -65,3 +65,14 @@ thin_out() {
   # Python takes the other of the two backends.
   rm -f "$site"/zstandard/_cffi.*.so
 }
+
+# The units that run while the registry does, as one line; they are below lib/systemd of a folder.
+units_of() {
+  (cd "$1/lib/systemd/system" && echo registry.*)
+}
+
+# The oldest C library that every compiled module accepts.
+libc_of() {
+  find "$1" -name '*.so' -exec objdump --dynamic-syms {} + | sed -n 's/.*GLIBC_\(2[0-9.]*\).*/\1/p' |
+    sort --version-sort | tail -n 1
+}
