@@ -152,6 +152,7 @@ def test_these_are_the_commands() -> None:
         "access explain",
         "backup",
         "check",
+        "doctor",
         "export",
         "export oci",
         "gc",

@@ -1,0 +1,113 @@
+"""Asking a registry over HTTP as its clients do, with a deadline and a limit to what is read."""
+
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import httpx2
+
+from appliance.doctor.presented import Believed
+from appliance.doctor.wire import connect
+from appliance.trust.peer import context_for
+from appliance.trust.place import Place
+
+_BODY_MAX = 1 << 20
+_LAST_BYTES_SECONDS = 4  # deadlines that an answer may take in all
+
+
+class NoAnswerError(Exception):
+    """No whole answer came; the message says why, without its final stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: httpx2.Headers
+    body: bytes
+
+
+class Asker:
+    """Somebody who asks one registry, past every proxy."""
+
+    def __init__(self, place: Place, believed: Believed | None, within: float) -> None:
+        """Ask there; whom nobody believes is asked all the same, and gets no password (`is_safe`)."""
+        self._place = place
+        self._believed = believed
+        self._within = within
+        self.is_safe = believed is None or believed.wholly
+        self._client = httpx2.Client(
+            verify=self._context(),
+            trust_env=False,
+            timeout=within,
+            headers={"User-Agent": "registry-doctor"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """Send a request to a path, or to a whole URL; raises NoAnswerError."""
+        url = target if "://" in target else f"{self._place.url}{target}"
+        deadline = time.monotonic() + _LAST_BYTES_SECONDS * self._within
+        try:
+            with self._client.stream(
+                method, url, headers=dict(headers or {}), content=body
+            ) as response:
+                content = b""
+                for piece in response.iter_raw():
+                    content += piece
+                    if len(content) > _BODY_MAX or time.monotonic() > deadline:
+                        raise NoAnswerError("the answer is too large or too slow")
+        except httpx2.TimeoutException:
+            raise NoAnswerError(f"no answer within {self._within:g} s") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise NoAnswerError(str(error) or "the connection was closed") from None
+        return Answer(response.status_code, response.headers, content)
+
+    def announce(self, size: int) -> int:
+        """Say that a body of that size is to come, and read the status that answers; raises OSError.
+
+        The body stays away: whoever minds its size says so at once, and so does whoever wants a password first.
+        """
+        head = (
+            f"POST /v2/registry-doctor/size/blobs/uploads/ HTTP/1.1\r\nHost: {self._place.name}\r\n"
+            f"Content-Type: application/octet-stream\r\nContent-Length: {size}\r\n"
+            "Expect: 100-continue\r\nUser-Agent: registry-doctor\r\n\r\n"
+        )
+        with connect(self._place, self._within) as sock:
+            channel = (
+                sock
+                if self._believed is None
+                else self._context().wrap_socket(sock, server_hostname=self._place.host)
+            )
+            with channel:
+                channel.sendall(head.encode())
+                line = channel.recv(64).split()
+        if len(line) < 2 or not line[1].isdigit():
+            raise OSError("the connection was closed")
+        return int(line[1])
+
+    def _context(self) -> ssl.SSLContext:
+        if self._believed is None or not self._believed.wholly:
+            return _unchecked()
+        return context_for(self._believed.authorities)
+
+
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
