@@ -37,12 +37,19 @@ class HeldError(Exception):
 
 
 class FolderLock:
-    """A lock that is held until `release`, or until the process ends."""
+    """A lock that is held until `release`, or until the process ends.
 
-    def __init__(self, folder: Path) -> None:
+    The daemon before this one may pass it on as an open descriptor, which is how one lock comes to
+    have two holders. The note is that one's until the first `write`.
+    """
+
+    def __init__(self, folder: Path, passed_on: int | None = None) -> None:
         """Take the lock; raises HeldError, or OSError where the folder cannot be written."""
         path = folder / _NAME
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if passed_on is not None and os.path.samestat(os.fstat(passed_on), path.stat()):
+            self._descriptor = passed_on
+        else:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for attempt in range(_ATTEMPTS):
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,17 +62,26 @@ class FolderLock:
         last = _read(path)
         self.stopped_at = last.stopped_at if last else 0.0
         """When the last daemon stopped, 0 after a crash or where there was none."""
-        self.write(Note(os.getpid()))
+        self._is_ours = passed_on is None
+        if self._is_ours:
+            self.write(Note(os.getpid()))
+
+    @property
+    def descriptor(self) -> int:
+        """What the lock is held by; whoever inherits it holds it as well."""
+        return self._descriptor
 
     def write(self, note: Note) -> None:
         """Replace the note."""
+        self._is_ours = True
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, msgspec.json.encode(note) + b"\n", 0)
 
     def release(self, *, stopped: bool = False) -> None:
         """Let the folder go; `stopped` says that a daemon has just stopped in good order."""
         with suppress(OSError):  # the disk may have become read-only; the note is a courtesy
-            self.write(Note(0, stopped_at=time.time() if stopped else self.stopped_at))
+            if self._is_ours:
+                self.write(Note(0, stopped_at=time.time() if stopped else self.stopped_at))
         os.close(self._descriptor)
 
 

@@ -5,6 +5,7 @@ Whatever cannot be opened is one sentence for the operator; nothing is left open
 
 import hashlib
 import os
+import socket
 import sqlite3
 import time
 from contextlib import suppress
@@ -20,9 +21,10 @@ from appliance.catalogue.garbage import Garbage
 from appliance.catalogue.inspection import Inspection
 from appliance.catalogue.past import Past
 from appliance.catalogue.records import Catalogue
-from appliance.catalogue.schema import SchemaTooNewError
+from appliance.catalogue.schema import SchemaTooNewError, SchemaTooOldError
 from appliance.catalogue.snapshots import FOLDER, Snapshots
 from appliance.durable import make_folder
+from appliance.inherited import Inherited
 from appliance.lock import FolderLock, HeldError, Note
 from appliance.preflight import Sockets
 from appliance.serve.certificates import Authority, Certificate, CertificateError
@@ -47,13 +49,21 @@ class DataFolder:
     """The data folder, locked: its blobs and its records.
 
     Raises SettingsError, also for a small catalogue that is damaged unless that is to be looked
-    through. The database is closed before `release`, except where all ends anyway.
+    through. The database is closed before `release`, except where all ends anyway. A lock that is
+    passed on comes from a daemon that is still at work in the folder.
     """
 
-    def __init__(self, settings: Settings, source: Path, *, even_damaged: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: Path,
+        *,
+        even_damaged: bool = False,
+        passed_on: int | None = None,
+    ) -> None:
         try:
             make_folder(settings.data, mode=0o700)
-            self.lock = FolderLock(settings.data)
+            self.lock = FolderLock(settings.data, passed_on)
         except HeldError as error:
             raise SettingsError([in_use(settings, error.note)]) from None
         except OSError as error:
@@ -66,7 +76,7 @@ class DataFolder:
                 raise SettingsError([refused])
             self.store = FileStore(settings.data)
             self.store.prepare()
-            self.database = Database.open(path)
+            self.database = Database.open(path, as_it_is=passed_on is not None)
             damage = None if even_damaged else self.database.small_damage()
             if damage is not None:
                 self.database.close()
@@ -80,7 +90,7 @@ class DataFolder:
         except OSError as error:
             self.lock.release()
             raise SettingsError([f"{source}: {error}."]) from error
-        except SchemaTooNewError as error:
+        except (SchemaTooNewError, SchemaTooOldError) as error:
             self.lock.release()
             raise SettingsError([f"{path} {error}."]) from None
         except sqlite3.OperationalError as error:
@@ -96,21 +106,35 @@ class DataFolder:
 
 
 class Parts:
-    """What a daemon opens before it serves; raises SettingsError."""
+    """What a daemon opens before it serves; raises SettingsError.
 
-    def __init__(self, settings: Settings, source: Path) -> None:
+    What the daemon before has passed on, its lock and its control socket among it, is that one's
+    as well.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Path,
+        inherited: Inherited | None = None,
+        *,
+        lock: int | None = None,
+        control: socket.socket | None = None,
+    ) -> None:
         self.settings = settings
-        self.folder = DataFolder(settings, source)
+        self._inherited = inherited
+        self.is_passed_on = lock is not None
+        self.folder = DataFolder(settings, source, passed_on=lock)
         self.sockets = Sockets()
         try:
-            self._open(settings, source)
+            self._open(settings, source, control)
         except BaseException:
             self.sockets.close()
             self.folder.database.close()
             self.folder.release()
             raise
 
-    def _open(self, settings: Settings, source: Path) -> None:
+    def _open(self, settings: Settings, source: Path, control: socket.socket | None) -> None:
         try:
             self.authority: Authority | None = firststart.authority(settings)
             self.certificates = firststart.certificates(settings, self.authority)
@@ -119,12 +143,13 @@ class Parts:
             self.signing = SigningKeys.open(settings.data / SIGNING_KEYS, time.time())
         except (CertificateError, AccountError, SigningKeyError, OSError) as error:
             raise SettingsError([f"{source}: {error}."]) from error
-        self.sockets = preflight.open_sockets(settings, source)
+        self.systemd = self._inherited.systemd_descriptors if self._inherited else frozenset()
+        self.sockets = preflight.open_sockets(settings, source, inherited=self._inherited)
         if self.sockets.faults:
             raise SettingsError(self.sockets.faults)
         self.control_path = control_path(settings)
         try:
-            self.control = bind_path(self.control_path)
+            self.control = control or bind_path(self.control_path)
         except OSError as error:
             raise SettingsError(
                 [f"the control socket {self.control_path} cannot be made: {error.strerror}."]
@@ -132,8 +157,9 @@ class Parts:
 
     def close(self) -> None:
         """Let others have the folder."""
-        with suppress(OSError):
-            self.control_path.unlink(missing_ok=True)
+        if not self.is_passed_on:
+            with suppress(OSError):
+                self.control_path.unlink(missing_ok=True)
         self.folder.release(stopped=True)
 
 

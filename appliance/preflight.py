@@ -25,6 +25,7 @@ from appliance.catalogue.database import Database
 from appliance.catalogue.integrity import SMALL
 from appliance.catalogue.schema import SchemaTooNewError
 from appliance.firststart import certificates, names
+from appliance.inherited import Inherited, address_of
 from appliance.registry.space import amount, reserve_of
 from appliance.serve.certificates import CertificateError, load, subject_names
 from appliance.serve.listeners import bind
@@ -64,7 +65,13 @@ class Sockets:
             sock.close()
 
 
-def examine(settings: Settings, source: Path, *, thorough: bool = False) -> Findings:
+def examine(
+    settings: Settings,
+    source: Path,
+    *,
+    thorough: bool = False,
+    inherited: Inherited | None = None,
+) -> Findings:
     """Look at everything that settings point to; thoroughly, also at what a start looks at later."""
     findings = Findings()
     _examine_data(settings, source, findings)
@@ -73,16 +80,30 @@ def examine(settings: Settings, source: Path, *, thorough: bool = False) -> Find
     _examine_issuers(settings, source, findings)
     _examine_certificates(settings, source, findings)
     _examine_catalogue(settings, findings, thorough=thorough)
-    held = findings.running
-    sockets = open_sockets(settings, source, held=(*held.listen, *held.plain) if held else ())
+    running = findings.running
+    held = (*running.listen, *running.plain) if running else ()
+    if inherited is not None:
+        held += inherited.addresses
+    sockets = open_sockets(settings, source, held=held)
     findings.faults += sockets.faults
     sockets.close()
     return findings
 
 
-def open_sockets(settings: Settings, source: Path, held: tuple[str, ...] = ()) -> Sockets:
-    """Bind every address of the settings, leaving out those that are `held` on purpose."""
+def open_sockets(
+    settings: Settings,
+    source: Path,
+    held: tuple[str, ...] = (),
+    inherited: Inherited | None = None,
+) -> Sockets:
+    """Bind every address of the settings, leaving out those that are `held` on purpose.
+
+    What is inherited is taken instead of bound.
+    """
     sockets = Sockets()
+    if inherited is not None:
+        _take_inherited(settings, inherited, sockets)
+        held += tuple(str(address_of(sock)) for sock in (*sockets.tls, *sockets.plain))
     ports = {Address.parse(text).port for text in held}
     for key, addresses, opened in (
         ("server.listen", settings.server.listen, sockets.tls),
@@ -101,6 +122,20 @@ def open_sockets(settings: Settings, source: Path, held: tuple[str, ...] = ()) -
                 else:
                     sockets.faults.append(_bind_fault(source, key, address, error))
     return sockets
+
+
+def _take_inherited(settings: Settings, inherited: Inherited, sockets: Sockets) -> None:
+    server = settings.server
+    wanted: tuple[Address, ...] = server.listen
+    if server.listen is DEFAULT_LISTEN:
+        wanted += tuple(Address.of(one.host, FALLBACK_PORT) for one in DEFAULT_LISTEN)
+    for address in server.plain:
+        sockets.plain += inherited.take(address)
+    for address in wanted:
+        sockets.tls += inherited.take(address)
+    tls, plain = inherited.take_rest({address.port for address in server.plain})
+    sockets.tls += tls
+    sockets.plain += plain
 
 
 def _fall_back(address: Address, source: Path, sockets: Sockets) -> None:

@@ -85,17 +85,19 @@ class Database:
         self._seals = seals
         self._writer = writer
         self._reader = reader
-        self.generation = 0
-        """How many groups of writes there were; what was read in an earlier one may have changed."""
+        self._groups = 0
+        self._shared = False
+        self._seals_it = True
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_groups, name="catalogue", daemon=True)
         self._thread.start()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, as_it_is: bool = False) -> Self:
         """Open or create a database with today's tables.
 
-        Raises sqlite3.Error, or SchemaTooNewError for a file from a later version.
+        Raises sqlite3.Error, SchemaTooNewError for a file from a later version, or
+        SchemaTooOldError for one from an earlier version that is to be left `as_it_is`.
         """
         seals = None
         writer = _connect(path, any_thread=True)
@@ -105,7 +107,7 @@ class Database:
             seals = Seals(path)
             writer.execute("PRAGMA synchronous = FULL")
             writer.execute("PRAGMA foreign_keys = ON")
-            migrate(writer)
+            migrate(writer, as_it_is=as_it_is)
             seals.carry_over(writer)
             reader = _connect(path, any_thread=False)
             reader.execute("PRAGMA query_only = ON")
@@ -113,6 +115,29 @@ class Database:
             _close(writer, seals)
             raise
         return cls(path, writer, reader, seals)
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """What is another one after a write: what was read before it may have changed."""
+        if not self._shared:
+            return self._groups, 0
+        return self._groups, self._reader.execute("PRAGMA data_version").fetchone()[0]
+
+    def share(self, *, shared: bool) -> None:
+        """Know whether another process writes here as well."""
+        self._shared = shared
+
+    async def leave_checkpoints(self) -> None:
+        """Make no checkpoints any more: one process does, as it alone knows the sums of pages."""
+
+        def leave(_: sqlite3.Connection) -> None:
+            self._seals_it = False
+
+        await self.write(leave)  # in the thread that makes them, so that none is under way
+
+    def take_checkpoints(self) -> None:
+        """Make checkpoints again, after all."""
+        self._seals_it = True
 
     def read(
         self, query: str, parameters: Sequence[object] | Mapping[str, object] = ()
@@ -243,6 +268,14 @@ class Database:
         await work.disk(self._thread.join)
         self.close()
 
+    async def abandon(self) -> None:
+        """Finish what is queued, and leave all open for the end of the process, which is near.
+
+        To close it could make SQLite carry pages over whose sums another process keeps.
+        """
+        self._queue.put(None)
+        await work.disk(self._thread.join)
+
     def close(self) -> None:
         """Close likewise where no loop runs."""
         self._queue.put(None)
@@ -267,7 +300,7 @@ class Database:
             for job in group:
                 job.finish()
             with suppress(OSError, sqlite3.Error):  # there will be a next time
-                if self._seals.is_time():
+                if self._seals_it and self._seals.is_time():
                     self._seals.carry_over(self._writer)
             if ended:
                 return
@@ -278,7 +311,7 @@ class Database:
             for job in group:
                 job.run(self._writer)
             self._writer.execute("COMMIT")
-            self.generation += 1
+            self._groups += 1
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")

@@ -153,6 +153,12 @@ class Queries:
         )
         return [name for (name,) in rows]
 
+    async def count_repositories(self) -> int:
+        """Count the repositories that hold a manifest."""
+        query = "SELECT count(*) FROM repository WHERE manifests > 0"
+        rows = await self._database.study(lambda connection: connection.execute(query).fetchall())
+        return int(rows[0][0])
+
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
     ) -> tuple[list[ReferrerDescriptor], bool]:

@@ -331,6 +331,16 @@ _MAGIC = b"SQLite format 3\0"
 _USER_VERSION = slice(60, 64)
 
 
+class SchemaTooOldError(Exception):
+    """The file needs steps while another version of this program is at work in it."""
+
+    def __str__(self) -> str:
+        return (
+            "has to be brought up to date, which cannot be while the version before still works"
+            " with it; a restart is needed"
+        )
+
+
 class SchemaTooNewError(Exception):
     """The file was written by a later version of this program, or its version is damaged."""
 
@@ -369,13 +379,16 @@ def is_blank(path: Path) -> bool:
     )
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, *, as_it_is: bool = False) -> None:
     """Bring the tables up to date, each step in a transaction of its own.
 
-    Raises SchemaTooNewError when the file has steps that this version does not know.
+    Raises SchemaTooNewError when the file has steps that this version does not know, and
+    SchemaTooOldError when it lacks some although it is to be left `as_it_is`.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(STEPS):
         raise SchemaTooNewError
+    if as_it_is and version < len(STEPS):
+        raise SchemaTooOldError
     for number, step in enumerate(STEPS[version:], start=version + 1):
         connection.executescript(f"BEGIN; {step}; PRAGMA user_version = {number}; COMMIT;")

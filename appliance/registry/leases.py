@@ -11,7 +11,9 @@ until that is settled, and looks again.
 """
 
 from collections.abc import Callable, Iterable
+from math import inf
 
+import msgspec
 import trio
 
 from appliance.oci.digest import Digest
@@ -25,6 +27,15 @@ PAIRS_MAX = 50_000
 """Leases that are remembered at most; beyond, everything counts as leased now."""
 
 
+class Exported(msgspec.Struct, frozen=True):
+    """Leases on their way from one process to another."""
+
+    everything: float
+    """How many seconds ago everything counted as leased."""
+    pairs: list[tuple[str, str, float]]
+    """Repository, digest, and how many seconds ago."""
+
+
 class Leases:
     """The leases of a registry; `clock` tells seconds and never runs backward."""
 
@@ -32,7 +43,7 @@ class Leases:
         self.seconds = seconds
         self._clock = clock
         self._touched: dict[Pair, float] = {}
-        self._all_touched = clock()
+        self._started = self._all_touched = clock()
         self._claimed: dict[Pair, trio.Event] = {}
 
     def __len__(self) -> int:
@@ -43,6 +54,25 @@ class Leases:
         """Take it that whatever was touched was so no later than that long ago."""
         self._touched.clear()
         self._all_touched = self._clock() - seconds_ago
+
+    def export(self) -> Exported:
+        """Return all there is, with ages instead of times, for another process to `adopt`."""
+        now = self._clock()
+        return Exported(
+            everything=now - self._all_touched,
+            pairs=[(name, str(digest), now - at) for (name, digest), at in self._touched.items()],
+        )
+
+    def adopt(self, exported: Exported) -> None:
+        """Add what another process knows, in the place of all that counted since our start."""
+        now = self._clock()
+        if self._all_touched <= self._started:
+            self._all_touched = now - exported.everything
+        for name, text, age in exported.pairs:
+            pair = (name, Digest.parse(text))
+            self._touched[pair] = max(now - age, self._touched.get(pair, -inf))
+        if len(self._touched) > PAIRS_MAX:
+            self._forget(now)
 
     def take(self, repository: str, digest: Digest) -> trio.Event | None:
         """Lease content that has just been read; None, or what to wait for before reading again."""

@@ -75,6 +75,19 @@ class Staged(Protocol):
     async def discard(self) -> None:
         """Remove the bytes."""
 
+    async def claim(self) -> bool:
+        """Keep other daemons from these bytes until `release`; False while one of them has them.
+
+        What they have done to them counts from then on. Raises BLOB_UPLOAD_UNKNOWN where they have
+        published or removed them.
+        """
+
+    async def release(self) -> None:
+        """End a claim; nothing happens where there is none."""
+
+    async def look_again(self) -> None:
+        """Have count what other daemons have done; raises BLOB_UPLOAD_UNKNOWN, as `claim` does."""
+
 
 class BlobStore(Protocol):
     """Where blobs live."""

@@ -75,6 +75,9 @@ class ManifestRecords(Protocol):
     async def repositories(self, after: str, limit: int) -> list[str]:
         """List the repositories that hold a manifest, by name, from after one on."""
 
+    async def count_repositories(self) -> int:
+        """Count the repositories that hold a manifest."""
+
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
     ) -> tuple[list[ReferrerDescriptor], bool]:

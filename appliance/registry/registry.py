@@ -20,6 +20,7 @@ from appliance.registry.records import (
     SessionRecords,
 )
 from appliance.registry.scrub import Scrub
+from appliance.registry.sharing import Sharing
 from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep
 from appliance.registry.undo import Undo
@@ -45,6 +46,7 @@ class Registry:
     ) -> None:
         self.leases = Leases(lease_seconds, time.monotonic)
         locks = DigestLocks()
+        self.sharing = Sharing()
         self.space = Space(store)
         self.quotas = Quotas(records)
         damage = Damage(store=store, records=inspection, locks=locks)
@@ -56,6 +58,7 @@ class Registry:
             locks=locks,
             space=self.space,
             quotas=self.quotas,
+            sharing=self.sharing,
         )
         self.manifests = Manifests(
             store=store,
@@ -66,7 +69,13 @@ class Registry:
             quotas=self.quotas,
             suspect=damage.suspect,
         )
-        self.sweep = Sweep(store=store, records=garbage, leases=self.leases, locks=locks)
+        self.sweep = Sweep(
+            store=store,
+            records=garbage,
+            leases=self.leases,
+            locks=locks,
+            sharing=self.sharing,
+        )
         self.scrub = Scrub(
             store=store, records=inspection, locks=locks, sweep=self.sweep, damage=damage
         )
@@ -78,3 +87,16 @@ class Registry:
             objection=self.manifests.objection,
         )
         self.readiness = Readiness(store=store, records=records, space=self.space)
+        self._records = records
+
+    async def summary(self) -> str:
+        """Say in a few words what there is and goes on; raises STORE_UNAVAILABLE."""
+        repositories = await self._records.count_repositories()
+        running, used = self.uploads.running, await self.space.used()
+        words = [
+            f"{repositories:,} repositor{'y' if repositories == 1 else 'ies'}",
+            f"{running} upload{'' if running == 1 else 's'} running",
+        ]
+        if used is not None:
+            words.append(f"{used:.0%} disk".replace("%", " %"))
+        return ", ".join(words)

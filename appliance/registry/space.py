@@ -91,6 +91,13 @@ class Space:
             " tell its operator"
         )
 
+    async def used(self) -> float | None:
+        """Return which part of the disk is used, 0 to 1; None where that is not known."""
+        await self._keep_up()
+        with self._turn:
+            room = self._now()
+        return 1 - room[0] / room[1] if room and room[1] else None
+
     async def fault(self) -> str | None:
         """Say in a sentence that nothing can be pushed because of the reserve; None when it can."""
         await self._keep_up()

@@ -28,6 +28,7 @@ from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore
 from appliance.registry.progress import Progress, Report, unheard
 from appliance.registry.records import GarbageRecords
+from appliance.registry.sharing import Sharing
 
 # So few that a batch's turn on a core is over before a request has waited for it for long.
 _BATCH = 8
@@ -56,12 +57,19 @@ class Sweep:
     """The sweep of a registry; one runs at a time."""
 
     def __init__(
-        self, *, store: BlobStore, records: GarbageRecords, leases: Leases, locks: DigestLocks
+        self,
+        *,
+        store: BlobStore,
+        records: GarbageRecords,
+        leases: Leases,
+        locks: DigestLocks,
+        sharing: Sharing,
     ) -> None:
         self._store = store
         self._records = records
         self._leases = leases
         self._locks = locks
+        self._sharing = sharing
         self._turn = trio.Lock()
 
     @asynccontextmanager
@@ -77,7 +85,13 @@ class Sweep:
         return await self._records.totals(now - int(rules.grace), untagged)
 
     async def run(self, rules: SweepRules, report: Report = unheard) -> Totals:
-        """Sweep once, and return what was removed. Raises STORE_UNAVAILABLE and its like."""
+        """Sweep once, and return what was removed. Raises STORE_UNAVAILABLE and its like.
+
+        Waits until no other daemon is at work in the folder.
+        """
+        if self._sharing.is_shared:
+            report(Progress("waiting for transfers that began before an upgrade", 0))
+            await self._sharing.until_alone()
         if self._turn.locked():
             report(Progress("waiting for a backup or another sweep to end", 0))
         async with self._turn:

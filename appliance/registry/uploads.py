@@ -34,6 +34,7 @@ from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, Body, Staged
 from appliance.registry.quotas import Quotas
 from appliance.registry.records import SessionRecords
+from appliance.registry.sharing import Sharing
 from appliance.registry.space import Space
 
 _HOLDERS_MAX = 100
@@ -67,6 +68,7 @@ class Uploads:
         locks: DigestLocks,
         space: Space,
         quotas: Quotas,
+        sharing: Sharing,
     ) -> None:
         self._store = store
         self._records = records
@@ -74,7 +76,13 @@ class Uploads:
         self._locks = locks
         self._space = space
         self._quotas = quotas
+        self._sharing = sharing
         self._open: dict[str, _OpenSession] = {}
+
+    @property
+    def running(self) -> int:
+        """How many are being written to at this moment."""
+        return sum(session.writing is not None for session in self._open.values())
 
     async def start(self, repository: str, account: str, algorithm: str = "sha256") -> str:
         """Begin a session and return its id.
@@ -227,8 +235,10 @@ class Uploads:
     async def expire(self, untouched_seconds: float) -> int:
         """End all sessions that nobody has written to for that long; return how many.
 
-        What a failing disk kept from being removed when it should have been goes with them.
+        What a failing disk kept from being removed when it should have been goes with them. Waits
+        for the end of any other daemon.
         """
+        await self._sharing.until_alone()
         ended = 0
         # Records before files: a session begun in between has no record here, so it is left alone.
         records = await self._records.sessions()
@@ -263,6 +273,20 @@ class Uploads:
         records = await self._records.sessions()
         for stray in (await self._store.staged()).keys() - {record.id for record in records}:
             await self._store.discard(stray)
+
+    async def share(self) -> None:
+        """Claim what is being written to, and note how we leave the rest (see `sharing`)."""
+        for session in tuple(self._open.values()):
+            with suppress(RegistryError):  # it ends just now
+                await session.staged.claim()
+                if session.writing is None:
+                    await session.staged.release()
+
+    def give_up(self, session_id: str) -> None:
+        """End the request that writes to a session, if one does: another daemon goes on with it."""
+        session = self._open.get(session_id)
+        if session is not None and session.writing is not None:
+            session.writing.cancel()
 
     async def recover(self) -> None:
         """Hash what the sessions hold since before a restart, the newest session first.
@@ -326,6 +350,8 @@ class Uploads:
             if record is None:
                 raise BLOB_UPLOAD_UNKNOWN.error()
             session = await self._take_up(record)
+        elif self._sharing.is_shared and session.writing is None:
+            await session.staged.look_again()
         if (session.record.repository, session.record.account) != (repository, account):
             raise BLOB_UPLOAD_UNKNOWN.error()
         return session
@@ -348,7 +374,8 @@ class Uploads:
             with trio.CancelScope() as scope:
                 session.writing = scope
                 try:
-                    yield
+                    async with self._sharing.writing(session.record.id, session.staged):
+                        yield
                 finally:
                     session.writing = None
                     session.touched = time.time()

@@ -2,7 +2,8 @@
 
 Each is caught here, on its own: whatever goes wrong in one never reaches another. Stopping is done
 in two steps, by whoever runs this: `close` accepts nothing more and lets idle connections go,
-`abort` cuts what still runs.
+`abort` cuts what still runs. Where another process goes on accepting, `retire` is the first step:
+to close an idle connection at the moment at which its client sends a request would lose that one.
 """
 
 import errno
@@ -77,6 +78,7 @@ class Connections:
         self._http2: type[Http2Connection] | None = None
         self._accepting = trio.CancelScope()
         self._closing = False
+        self._retiring = False
         self._refused = 0
         self._reported = -_REPORT_EVERY
 
@@ -86,16 +88,28 @@ class Connections:
         self._limits.limit(total=terms.connections, per_address=terms.connections_per_address)
 
     async def serve(self, listening: Iterable[Listening]) -> None:
-        """Accept and serve until `close` is called and the last connection has ended."""
+        """Accept and serve until no more is accepted and the last connection has ended."""
         listening = tuple(listening)
-        async with trio.open_nursery() as nursery:
-            with self._accepting:
-                async with trio.open_nursery() as accepting:
-                    accepting.start_soon(self._expire)
-                    for one in listening:
-                        accepting.start_soon(self._accept, one, nursery)
-            for one in listening:
-                one.sock.close()
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self._expire)
+            async with trio.open_nursery() as nursery:
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for one in listening:
+                            accepting.start_soon(self._accept, one, nursery)
+                for one in listening:
+                    one.sock.close()
+            watching.cancel_scope.cancel()
+
+    def retire(self) -> None:
+        """Accept nothing more; connections end with their next request, or once they are idle."""
+        self._retiring = True
+        self._accepting.cancel()
+        for connection in self._served:
+            if isinstance(connection, Http1Connection):
+                connection.retire()
+            else:
+                connection.stop()  # HTTP/2 can tell which requests it did not take
 
     def close(self) -> None:
         """Accept nothing more; connections end with the request they are busy with."""
@@ -228,6 +242,8 @@ class Connections:
         connection = kind(stream, application, endpoints, self._terms.timeouts)
         self._served.add(connection)
         try:
+            if self._retiring and isinstance(connection, Http1Connection):
+                connection.retire()
             if self._closing:
                 connection.stop()
             await connection.serve()

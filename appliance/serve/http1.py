@@ -75,6 +75,10 @@ class Http1Connection(Channel):
         if self._idle_since < inf and not self.stream.has_arrived():
             self.stream.close()
 
+    def retire(self) -> None:
+        """End with the next request that is answered, the one under way if there is one."""
+        self.retiring = True
+
     def expire(self, now: float) -> None:
         """End if no request has come for too long; to be called now and then."""
         if now - self._idle_since >= self.timeouts.idle and not self.stream.has_arrived():

@@ -48,6 +48,7 @@ class Channel:
         self.arrived = bytearray()
         """What has been received and belongs to no request yet."""
         self.stopping = False
+        self.retiring = False
         """Whether the request under way is to be the last."""
 
     async def linger(self) -> None:
@@ -256,7 +257,7 @@ class Request:
         status, fields = self._start["status"], self._start.get("headers", ())
         head, channel = self._head, self._channel
         announced = whole
-        self._close = not head.keep_alive or channel.stopping
+        self._close = not head.keep_alive or channel.stopping or channel.retiring
         if not self._decoder.finished:
             arrived = memoryview(bytes(channel.arrived))
             self._close = self._close or self._decoder.missing_after(arrived) != 0

@@ -84,6 +84,20 @@ class StagedMemory:
         await trio.lowlevel.checkpoint()
         self._store.forget(self._id)
 
+    async def claim(self) -> bool:
+        """Tell that nobody else has these bytes: no other process can see them."""
+        await self.look_again()
+        return True
+
+    async def release(self) -> None:
+        """End a claim."""
+        await trio.lowlevel.checkpoint()
+
+    async def look_again(self) -> None:
+        """Raise BLOB_UPLOAD_UNKNOWN where the bytes are gone."""
+        await trio.lowlevel.checkpoint()
+        self._content()
+
     def _content(self) -> bytearray:
         try:
             return self._store.arriving[self._id]

@@ -33,9 +33,10 @@ from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
 from appliance.registry.ports import Sink
 from appliance.registry.quotas import Quotas
+from appliance.registry.sharing import Sharing
 from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
-from appliance.storage import files
+from appliance.storage import staged as module
 from appliance.storage.files import FileStore
 from tests.refused import refused
 from tests.registry.leased import leased
@@ -176,9 +177,10 @@ async def world(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.Monkey
         locks=locks,
         space=space,
         quotas=Quotas(catalogue),
+        sharing=Sharing(),
     )
     await uploads.put(HERE, ALICE, Digest.of(EARLIER), Sent(EARLIER))
-    monkeypatch.setattr(files, "_FLUSH_EVERY", 4000)
+    monkeypatch.setattr(module, "_FLUSH_EVERY", 4000)
     return World(
         tmp_path,
         store,

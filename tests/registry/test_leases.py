@@ -57,3 +57,34 @@ def test_beyond_a_bound_one_moment_stands_for_all() -> None:
     assert leases.claim([ONE]) == set()
     now[0] += 10.1
     assert leases.claim([ONE]) == {ONE}
+
+
+def test_another_process_goes_on_with_leases_and_their_ages() -> None:
+    leases, now = make()
+    leases.take(*ONE)
+    now[0] += 6
+    after = Leases(10, lambda: now[0] + 1000)
+    assert after.claim([ONE, OTHER]) == set()
+    after.adopt(leases.export())
+    assert after.claim([ONE, OTHER]) == {OTHER}
+    now[0] += 5
+    assert after.claim([ONE]) == {ONE}
+
+
+def test_what_was_leased_meanwhile_stays_leased() -> None:
+    leases, now = make()
+    leases.take(*ONE)
+    now[0] += 11
+    after = Leases(10, lambda: now[0])
+    after.take(*ONE)
+    after.adopt(leases.export())
+    assert after.claim([ONE, OTHER]) == {OTHER}
+
+
+def test_that_all_was_leased_meanwhile_counts_more_than_what_is_adopted() -> None:
+    leases, now = make()
+    after = Leases(10, lambda: now[0])
+    now[0] += 1
+    after.touch_all_before(0)
+    after.adopt(leases.export())
+    assert after.claim([ONE]) == set()

@@ -29,6 +29,7 @@ from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.manifests import Manifests
 from appliance.registry.quotas import Quotas
+from appliance.registry.sharing import Sharing
 from appliance.registry.space import Space
 from appliance.registry.sweep import Sweep, SweepRules
 from appliance.registry.uploads import Uploads
@@ -62,6 +63,7 @@ class World:
     uploads: Uploads
     manifests: Manifests
     sweep: Sweep
+    sharing: Sharing
     now: list[float]
 
     def wait(self, seconds: float) -> None:
@@ -136,18 +138,25 @@ async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
     catalogue, garbage = Catalogue(database), Garbage(database)
     now = [1000.0]
     leases, locks, space = Leases(LEASE, lambda: now[0]), DigestLocks(), Space(store)
-    quotas = Quotas(catalogue)
+    quotas, sharing = Quotas(catalogue), Sharing()
     yield World(
         store=store,
         garbage=garbage,
         blobs=Blobs(store=store, records=catalogue, leases=leases),
         uploads=Uploads(
-            store=store, records=catalogue, leases=leases, locks=locks, space=space, quotas=quotas
+            store=store,
+            records=catalogue,
+            leases=leases,
+            locks=locks,
+            space=space,
+            quotas=quotas,
+            sharing=sharing,
         ),
         manifests=Manifests(
             store=store, records=catalogue, leases=leases, locks=locks, space=space, quotas=quotas
         ),
-        sweep=Sweep(store=store, records=garbage, leases=leases, locks=locks),
+        sweep=Sweep(store=store, records=garbage, leases=leases, locks=locks, sharing=sharing),
+        sharing=sharing,
         now=now,
     )
     await database.aclose()
@@ -164,6 +173,18 @@ async def test_a_blob_that_no_manifest_needs_goes(world: World) -> None:
     assert await world.has(Digest.of(b"layer"))
     assert await world.lists(kept)
     assert await world.run() == (0, 0, 0)
+
+
+async def test_nothing_goes_while_another_daemon_is_at_work(world: World) -> None:
+    lost = await world.push(b"nobody needs this")
+    world.sharing.begin(lambda _: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.run)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await world.has(lost)
+        world.wait(2 * LEASE)  # that question took a lease
+        world.sharing.end()
+    assert not await world.has(lost)
 
 
 async def test_what_only_a_deleted_manifest_needed_goes(world: World) -> None:

@@ -29,10 +29,12 @@ from appliance.protocol.session import Session
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import Body, Sink
 from appliance.registry.quotas import Quotas
+from appliance.registry.sharing import Sharing
 from appliance.registry.space import Space
 from appliance.registry.uploads import Uploads
-from appliance.storage.files import FileStore, StagedFile
+from appliance.storage.files import FileStore
 from appliance.storage.memory import MemoryStore, StagedMemory
+from appliance.storage.staged import StagedFile
 from tests.refused import refused
 from tests.registry.leased import leased
 
@@ -150,6 +152,7 @@ def uploads(store: Store, catalogue: Catalogue) -> Uploads:
         locks=DigestLocks(),
         space=Space(store),
         quotas=Quotas(catalogue),
+        sharing=Sharing(),
     )
 
 

@@ -62,8 +62,8 @@ def telling(sync):
         sync(file)
     return fsync
 os.fsync, os.fdatasync = telling(os.fsync), telling(os.fdatasync)
-import appliance.storage.files
-appliance.storage.files._FLUSH_EVERY = 4096
+import appliance.storage.staged
+appliance.storage.staged._FLUSH_EVERY = 4096
 """
 """Leaves nothing out, but tells before each sync where in the code it is asked for; see `left_out`."""
 

@@ -17,7 +17,7 @@ from appliance.oci.errors import (
     STORE_UNAVAILABLE,
     ErrorRow,
 )
-from appliance.storage import files
+from appliance.storage import staged as module
 from appliance.storage.files import FileStore
 from tests.refused import refused
 
@@ -137,7 +137,7 @@ async def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
 async def test_long_uploads_are_flushed_along_the_way(
     store: FileStore, steps: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_FLUSH_EVERY", 1000)
+    monkeypatch.setattr(module, "_FLUSH_EVERY", 1000)
     staged = await store.stage(SESSION, "sha256")
     for size, flushes in ((999, 0), (1, 1), (999, 1), (500, 2), (500, 2), (2000, 3)):
         staged.append([bytes(size)])
@@ -150,7 +150,7 @@ async def test_long_uploads_are_flushed_along_the_way(
 async def test_hashing_catches_up_in_steps(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_CATCH_UP_STEP", 7)
+    monkeypatch.setattr(module, "_CATCH_UP_STEP", 7)
     (await store.stage(SESSION, "sha256")).append([CONTENT[:100]])
     staged = await store.resume(SESSION, "sha256")
     assert await staged.digest("sha256") == Digest.of(CONTENT[:100])
@@ -251,7 +251,7 @@ async def test_a_flush_that_fails_fails_the_append(
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files, "_FLUSH_EVERY", 1000)
+    monkeypatch.setattr(module, "_FLUSH_EVERY", 1000)
     staged = await store.stage(SESSION, "sha256")
     staged.append([CONTENT[:500]])
     with monkeypatch.context() as broken:
@@ -308,7 +308,7 @@ async def test_what_could_not_be_flushed_is_read_back_before_it_counts(
             file.write(b"lost")  # what the disk had there before
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files, "_FLUSH_EVERY", 1000)
+    monkeypatch.setattr(module, "_FLUSH_EVERY", 1000)
     staged = await store.stage(SESSION, "sha256")
     staged.append([CONTENT[:900]])
     assert await staged.digest("sha256") == Digest.of(CONTENT[:900])

@@ -42,8 +42,8 @@ _LOSSES: dict[str, tuple[_Life, str, str]] = {
     ),
     "durable.py replace_file: fsync": (_starting, "promised", "is not a certificate"),
     "durable.py replace_file: sync_folder": (_starting, "promised", "is another one"),
-    "storage/files.py StagedFile._publish: fsync": (_serving, "", "name before its bytes"),
-    "storage/files.py StagedFile._publish: sync_folder": (_serving, "", "is not durable"),
+    "storage/staged.py StagedFile._publish: fsync": (_serving, "", "name before its bytes"),
+    "storage/staged.py StagedFile._publish: sync_folder": (_serving, "", "is not durable"),
     "storage/files.py FileStore.prepare: sync_folder": (_serving, "", "is not durable"),
     "storage/files.py FileStore.prepare: sync_folder #2": (_serving, "", "is not durable"),
 }
@@ -53,7 +53,7 @@ _NO_LOSSES: dict[str, _Life] = {
     # before there was one.
     "catalogue/seals.py Seals.__init__: sync_folder": _serving,
     # It keeps the sync at the end of an upload short, and that one covers everything again.
-    "storage/files.py StagedFile._append: fdatasync": _serving,
+    "storage/staged.py StagedFile._append: fdatasync": _serving,
     # SQLite syncs the same folder when it makes its log, before anything is answered. That it does
     # is its own affair, and it does not say when it fails.
     "storage/files.py FileStore.prepare: sync_folder #3": _serving,
