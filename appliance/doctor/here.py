@@ -41,6 +41,9 @@ def examine_here(
 ) -> None:
     """Examine the registry of these settings, from inside and then from outside."""
     source = file or DEFAULT_FILE
+    if not _may_read(source):
+        report.unseen(SETTINGS, source, "only root may read it", "sudo registry doctor")
+        return
     try:
         settings = load(file, environment)
     except SettingsError as error:
@@ -155,6 +158,13 @@ def _administrator(settings: Settings) -> Login | None:
         return None
 
 
+def _may_read(source: Path) -> bool:
+    try:
+        return not source.exists() or os.access(source, os.R_OK)
+    except OSError:
+        return False
+
+
 def _may_examine(settings: Settings) -> bool:
     if os.geteuid() == 0:
         return True
@@ -184,4 +194,8 @@ def _tell_fault(check: str, sentence: str, source: Path, report: Report) -> None
 def _parted(sentence: str, source: Path) -> tuple[str, tuple[str, ...]]:
     """Part a sentence of `registry check` into what is at fault and what to do."""
     what, _, remedy = sentence.removeprefix(f"{source}: ").rstrip(".").partition("; ")
+    if (
+        not remedy and ": restore " in what
+    ):  # of a catalogue, whose damage is told in words with semicolons
+        what, _, remedy = what.rpartition(": ")
     return what, (remedy,) if remedy else (f"edit {source}, then: registry check",)

@@ -18,11 +18,16 @@ CERTIFICATE = "certificate"
 def examine_certificates(settings: Settings, source: Path, host: str, report: Report) -> None:
     """Look at every certificate of the settings; `host` is the name that clients are told."""
     for number, (certificate, key) in enumerate(_pairs(settings)):
-        if not certificate.exists() and settings.tls.mode == "auto":
-            report.unseen(
-                CERTIFICATE, certificate, "is made when the registry starts for the first time"
-            )
-            continue
+        if settings.tls.mode == "auto":
+            try:
+                is_made = certificate.exists()
+            except OSError:
+                report.unseen(CERTIFICATE, certificate, "is closed to you", "sudo registry doctor")
+                continue
+            if not is_made:
+                what = "is made when the registry starts for the first time"
+                report.unseen(CERTIFICATE, certificate, what)
+                continue
         try:
             found = load(certificate, key)
         except CertificateError as error:

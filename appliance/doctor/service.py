@@ -32,7 +32,9 @@ def examine_service(state: dict[str, str] | None, running: Note | None, report: 
     """Tell whether the registry runs and is started again, and how it failed last."""
     if state is None:
         if running is None:
-            report.unseen(SERVICE, _UNIT, "systemd does not know it here, and no registry runs")
+            report.unseen(
+                SERVICE, _UNIT, "systemd does not know it here, and no registry is seen to run"
+            )
         else:
             report.ok(
                 SERVICE, f"process {running.pid}", "a registry runs that systemd did not start"

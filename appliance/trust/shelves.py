@@ -9,7 +9,7 @@ everybody, curl as well   the system's own
 
 import ssl
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +58,7 @@ def system_store() -> crypto.X509Store:
     return store
 
 
-def store_of(
-    certificates: Iterator[x509.Certificate] | tuple[x509.Certificate, ...],
-) -> crypto.X509Store:
+def store_of(certificates: Iterable[x509.Certificate]) -> crypto.X509Store:
     """Make a store of the system's authorities and these."""
     store = system_store()
     for certificate in certificates:
@@ -91,17 +89,18 @@ def _files(client: str, place: Place, root: Path) -> list[Path]:
         folder = shelf("docker", place, root)
     if client == "containerd":
         with suppress(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-            return _named(folder, tomllib.loads((folder / "hosts.toml").read_text("utf-8")))
+            return _named(folder, root, tomllib.loads((folder / "hosts.toml").read_text("utf-8")))
     return sorted(folder.glob("*.crt"))
 
 
-def _named(folder: Path, hosts: dict[str, Any]) -> list[Path]:
+def _named(folder: Path, root: Path, hosts: dict[str, Any]) -> list[Path]:
     named = [hosts.get("ca")]
     table = hosts.get("host")
     if isinstance(table, dict):
         named += [host.get("ca") for host in table.values() if isinstance(host, dict)]
     flat = [text for one in named for text in (one if isinstance(one, list) else [one])]
-    return [folder / text for text in dict.fromkeys(flat) if isinstance(text, str)]
+    texts = [text for text in dict.fromkeys(flat) if isinstance(text, str)]
+    return [root / text.lstrip("/") if text.startswith("/") else folder / text for text in texts]
 
 
 def _read(files: list[Path]) -> Authorities:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from appliance.trust.install import remove
+from appliance.trust.place import Place
+from appliance.trust.shelves import CLIENTS
 from tests.certificates import server_pem
 from tests.pretenders import pretending
 from tests.system import containers, dockerd, images
@@ -74,7 +77,7 @@ def untrusted(remote: Daemon) -> Iterator[None]:
     """Leave nothing behind below /etc."""
     had = {folder for folder in _shelves() if folder.exists()}
     yield
-    trust(remote.address, "--remove")
+    remove(Place.parse(remote.address), CLIENTS, system=False, root=Path("/"))
     assert not any((folder / remote.address).exists() for folder in _shelves())
     for folder in _shelves():
         if folder not in had and folder.exists():
@@ -136,51 +139,6 @@ def test_curl_believes_the_registry_where_the_system_was_told(remote: Daemon) ->
     assert attempt(*_CURL, url).returncode == 60
 
 
-def test_below_another_root_it_writes_the_same_and_takes_it_away_again(
-    remote: Daemon, tmp_path: Path
-) -> None:
-    told = written(remote.address, "--yes", "--root", tmp_path, "--system")
-    assert f"Inside of {tmp_path}, run: update-ca-certificates" in told
-    files = {
-        str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()
-    }
-    name = f"registry-{remote.address.replace(':', '-')}.crt"
-    assert sorted(files) == [
-        f"etc/containerd/certs.d/{remote.address}/ca.crt",
-        f"etc/containerd/certs.d/{remote.address}/hosts.toml",
-        f"etc/containers/certs.d/{remote.address}/ca.crt",
-        f"etc/docker/certs.d/{remote.address}/ca.crt",
-        f"usr/local/share/ca-certificates/{name}",
-    ]
-    authority = remote.ca.read_text()
-    assert all(path.read_text().endswith(authority) for key, path in files.items() if "crt" in key)
-    hosts = files[f"etc/containerd/certs.d/{remote.address}/hosts.toml"].read_text()
-    assert f'ca = "/etc/containerd/certs.d/{remote.address}/ca.crt"' in hosts
-    assert written(remote.address, "--yes", "--root", tmp_path)  # once more changes nothing
-    written(remote.address, "--remove", "--root", tmp_path, "--system")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert "There was nothing" in written(remote.address, "--remove", "--root", tmp_path)
-
-
-def test_what_others_wrote_stays(remote: Daemon, tmp_path: Path) -> None:
-    folder = tmp_path / "etc" / "containerd" / "certs.d" / remote.address
-    folder.mkdir(parents=True)
-    (folder / "hosts.toml").write_text('server = "https://elsewhere"\n')
-    told = written(remote.address, "--yes", "--root", tmp_path, "--for", "containerd")
-    assert "hosts.toml is not of registry trust; add to it:" in told
-    assert f'ca = "/etc/containerd/certs.d/{remote.address}/ca.crt"' in told
-    told = written(remote.address, "--remove", "--root", tmp_path)
-    assert "hosts.toml is not of registry trust and stays" in told
-    assert [path.name for path in folder.iterdir()] == ["hosts.toml"]
-    trustme.CA().cert_pem.write_to_path(folder / "ca.crt")
-    before = (folder / "ca.crt").read_bytes()
-    done = trust(remote.address, "--yes", "--root", tmp_path, "--for", "containerd")
-    assert "ca.crt has another certificate" in fault(done)
-    (folder / "ca.crt").write_bytes(remote.ca.read_bytes())
-    assert "has it already" in written(remote.address, "--yes", "--root", tmp_path)
-    assert (folder / "ca.crt").read_bytes() == remote.ca.read_bytes() != before
-
-
 def test_nothing_is_written_without_a_yes_or_for_another_fingerprint(
     remote: Daemon, tmp_path: Path
 ) -> None:
@@ -191,8 +149,6 @@ def test_nothing_is_written_without_a_yes_or_for_another_fingerprint(
     done = trust(remote.address, "--root", tmp_path, "--fingerprint", other)
     assert f"not {other}; nothing was written" in fault(done)
     assert not list(tmp_path.iterdir())
-    spelt = fingerprint(remote).replace(":", "").lower()
-    assert written(remote.address, "--root", tmp_path, "--fingerprint", spelt)
 
 
 def test_whoever_is_not_root_is_told_to_be(remote: Daemon) -> None:
