@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from appliance.access_tables import Job, Ldap
 from appliance.registry.policy import ANONYMOUS
-from appliance.tables import Job, Ldap, Settings
+from appliance.tables import Settings
 
 _OF_EVERY_JOB = {"iss", "aud", "exp", "iat", "nbf", "jti"}
 _OWNERS = {
@@ -49,6 +50,11 @@ def contradictions(source: Path, settings: Settings) -> list[str]:
         for address in sorted(set(server.listen) & set(server.plain))
         if address.port
     ]
+    if settings.failure.smtp_account and not settings.failure.smtp_password_file:
+        faults.append(
+            f"{source}: failure.smtp_account needs failure.smtp_password_file, a file with its"
+            " password; set that too."
+        )
     if settings.auth.client_ca and tls.mode == "off":
         faults.append(f"{source}: auth.client_ca counts only with TLS; remove it, or turn TLS on.")
     if settings.certificate and not settings.auth.client_ca:

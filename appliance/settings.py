@@ -4,9 +4,13 @@ Every key is optional and may also stand in the environment, `[server] listen` a
 `REGISTRY_SERVER_LISTEN` (lists separated by commas), which wins over the file. All faults are
 gathered before any is reported. A key that is unknown is a fault too: a misspelt limit that
 silently does nothing is worse than a daemon that does not start.
+
+"credential:NAME" in the place of a file is one that systemd gives to the service (LoadCredential=),
+which root's commands find as well while that runs.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,28 +19,32 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from appliance.contradictions import contradictions, near
-from appliance.tables import (
-    DEFAULT_LISTEN,
-    IN_THE_FILE_ALONE,
+from appliance.access_tables import (
     Auth,
     ClientCertificate,
-    Gc,
     Group,
     Job,
     Ldap,
+    Namespace,
+    Rule,
+    TokenIssuer,
+)
+from appliance.contradictions import contradictions, near
+from appliance.tables import (
+    DEFAULT_LISTEN,
+    FILES,
+    IN_THE_FILE_ALONE,
+    Failure,
+    Gc,
     Limits,
     Log,
-    Namespace,
     Pair,
     Push,
     Quota,
-    Rule,
     Server,
     Settings,
     Storage,
     Tls,
-    TokenIssuer,
     Verify,
 )
 from appliance.values import Address, Age, Duration, Interval, Network, Size
@@ -50,6 +58,7 @@ __all__ = [
     "Auth",
     "ClientCertificate",
     "Duration",
+    "Failure",
     "Gc",
     "Group",
     "Interval",
@@ -93,6 +102,8 @@ _REQUIRED = {
     "workload": ("issuer", "account", "claims"),
 }
 _SWITCH = {"true": True, "false": False}
+_CREDENTIAL = re.compile(r"credential:([A-Za-z0-9._-]+)")
+_CREDENTIALS = "/run/credentials/registry.service"
 
 
 class SettingsError(Exception):
@@ -119,7 +130,8 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
     found: dict[str, Any] = {}
     for name, table in _types(Settings).items():
         if name in _LISTS:
-            found[name] = _listed(source, name, tables.get(name, []), faults)
+            listed = tables.get(name, [])
+            found[name] = _listed(source, name, listed, environment, faults)
             continue
         keys = tables.get(name, {})
         if not isinstance(keys, dict):
@@ -127,7 +139,7 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
             continue
         given = {key: (f"{source}: {name}.{key}", value) for key, value in keys.items()}
         given |= _from_environment(name, table, environment, faults)
-        found[name] = table(**_convert(table, given, faults))
+        found[name] = table(**_convert(table, _with_credentials(given, environment), faults))
     settings = Settings(**found)
     faults += contradictions(source, settings)
     if faults:
@@ -168,7 +180,33 @@ def _convert(
     return converted
 
 
-def _listed(source: Path, name: str, given: object, faults: list[str]) -> tuple[Struct, ...]:
+def _with_credentials(
+    given: Mapping[str, tuple[str, object]], environment: Mapping[str, str]
+) -> Mapping[str, tuple[str, object]]:
+    """Put the paths of credentials in the place of their names."""
+    folder = environment.get("CREDENTIALS_DIRECTORY", _CREDENTIALS)
+
+    def found(value: object) -> object:
+        match value:
+            case str():
+                named = _CREDENTIAL.fullmatch(value)
+                return f"{folder}/{named[1]}" if named else value
+            case list():
+                return [found(one) for one in value]
+            case dict():
+                return {key: found(one) for key, one in value.items()}
+            case _:
+                return value
+
+    return {
+        key: (place, found(value) if key in FILES else value)
+        for key, (place, value) in given.items()
+    }
+
+
+def _listed(
+    source: Path, name: str, given: object, environment: Mapping[str, str], faults: list[str]
+) -> tuple[Struct, ...]:
     """Convert the tables of a list, each [[name]]."""
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
         faults.append(f"{source}: {name} must be tables, each [[{name}]], not {_shown(given)}.")
@@ -178,6 +216,7 @@ def _listed(source: Path, name: str, given: object, faults: list[str]) -> tuple[
         place = f"{source}: {name} {number}"
         faults += [f"{place} lacks {key}; say which." for key in _REQUIRED[name] if key not in keys]
         values = {key: (f"{place}, {key},", value) for key, value in keys.items()}
+        values = dict(_with_credentials(values, environment))
         converted.append(_LISTS[name](**_convert(_LISTS[name], values, faults)))
     return tuple(converted)
 

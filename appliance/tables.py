@@ -7,40 +7,43 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from appliance.values import Address, Age, Duration, Interval, Network, Size
+from appliance.access_tables import (
+    Auth,
+    ClientCertificate,
+    Group,
+    Job,
+    Ldap,
+    Namespace,
+    Rule,
+    TokenIssuer,
+)
+from appliance.shapes import (
+    Addresses,
+    Count,
+    Networks,
+    Reserve,
+    SizeShape,
+    Span,
+    Switch,
+    Text,
+    Texts,
+    Url,
+)
+from appliance.values import Address, Age, Duration, Interval, Size
 
-_Text = Annotated[str, Meta(pattern=r"\A[^\0]*\Z", description='text in quotes, as in "one"')]
-_Texts = Annotated[tuple[str, ...], Meta(description='a list of texts, as in ["one", "two"]')]
-_Addresses = Annotated[
-    tuple[Address, ...],
-    Meta(description='a list of addresses, as in ["[::]:443"] or ["10.0.0.1:443"]'),
-]
-_Networks = Annotated[
-    tuple[Network, ...],
-    Meta(
-        description="a list of addresses, and of networks by their first one, as in "
-        '["10.0.0.5", "10.1.0.0/16"]'
-    ),
-]
-_Span = Annotated[Duration, Meta(description='a duration with its unit, as in "90s" or "24h"')]
-_Size = Annotated[
-    Size, Meta(description='a size with its unit, as in "512KiB" or "20MiB", or "0" for no limit')
-]
-_Reserve = Annotated[
-    Size | None,
-    Meta(description='a size with its unit, as in "512MiB" or "20GiB", or "0" for none'),
-]
-_Count = Annotated[
-    int, Meta(ge=0, le=1_000_000, description="a whole number, 0 (no limit) to 1000000")
-]
-_Switch = Annotated[bool, Meta(description="true or false")]
-_Url = Annotated[
-    str,
-    Meta(
-        pattern=r"\A(https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?)?\Z",
-        description='an address without a path, as in "https://registry.example.com"',
-    ),
-]
+FILES = frozenset(
+    {
+        "additional",
+        "bind_password_file",
+        "ca",
+        "certificate",
+        "client_ca",
+        "key",
+        "keys",
+        "smtp_password_file",
+    }
+)
+"""Keys that name files which are only read, and so may name a credential of systemd's instead."""
 
 IN_THE_FILE_ALONE = frozenset({"additional", "quota"})
 """Keys that are lists of tables, which no variable can hold."""
@@ -51,15 +54,15 @@ DEFAULT_LISTEN = (Address.of("::", 443),)
 class Server(Struct, frozen=True, kw_only=True):
     """`[server]`: where the registry listens, what it is called and which proxies it believes."""
 
-    listen: _Addresses = DEFAULT_LISTEN
-    plain: _Addresses = ()
-    names: _Texts = ()
-    public_url: _Url = ""
-    trusted_proxies: _Networks = ()
-    proxy_protocol: _Switch = False
-    hosts: _Texts = ()
-    allow: _Networks = ()
-    deny: _Networks = ()
+    listen: Addresses = DEFAULT_LISTEN
+    plain: Addresses = ()
+    names: Texts = ()
+    public_url: Url = ""
+    trusted_proxies: Networks = ()
+    proxy_protocol: Switch = False
+    hosts: Texts = ()
+    allow: Networks = ()
+    deny: Networks = ()
     drain_seconds: Annotated[
         int, Meta(ge=0, description="a whole number of seconds, 0 or more")
     ] = 3600
@@ -79,8 +82,8 @@ class Tls(Struct, frozen=True, kw_only=True):
         Literal["auto", "files", "acme", "off"],
         Meta(description='one of "auto", "files" and "off"'),
     ] = "auto"
-    certificate: _Text = ""
-    key: _Text = ""
+    certificate: Text = ""
+    key: Text = ""
     additional: Annotated[
         tuple[Pair, ...],
         Meta(description="tables [[tls.additional]], each with certificate and key"),
@@ -98,185 +101,26 @@ class Storage(Struct, frozen=True, kw_only=True):
     counts as it stands, were it larger than the disk.
     """
 
-    path: _Text = ""
-    reserve: _Reserve = None
+    path: Text = ""
+    reserve: Reserve = None
     snapshots: Annotated[
         int, Meta(ge=0, le=1000, description="a whole number, 0 (none) to 1000")
     ] = 7
 
 
-_Who = Annotated[
-    str,
-    Meta(pattern=r"\A(\*|\(anonymous\)|@?[^\s:@(*][^\s:]*)\Z"),
-]
-_Whoever = Annotated[
-    tuple[_Who, ...],
-    Meta(
-        description='a list of accounts, of groups as in "@team", of "*" for every account'
-        ' and of "(anonymous)" for whoever has none'
-    ),
-]
-
-
-class Auth(Struct, frozen=True, kw_only=True):
-    """`[auth]`: who may come in."""
-
-    htpasswd: _Text = ""
-    realm: Annotated[
-        str,
-        Meta(pattern=r"\A[\x20-\x7e]*\Z", description="text of printable ASCII characters"),
-    ] = "Registry Realm"
-    anonymous: Annotated[
-        tuple[Literal["pull"], ...],
-        Meta(description='a list of what needs no account, [] or ["pull"]'),
-    ] = ()
-    admins: _Whoever = ("admin",)
-    client_ca: _Text = ""
-
-
-class Ldap(Struct, frozen=True, kw_only=True):
-    """`[ldap]`: a directory whose accounts may come in as well, where there is one."""
-
-    url: Annotated[
-        str,
-        Meta(
-            pattern=r"\A(ldaps?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?)?\Z",
-            description='an address, as in "ldaps://ldap.example.com" or "ldap://10.0.0.1:389"',
-        ),
-    ] = ""
-    start_tls: _Switch = False
-    ca: _Text = ""
-    base: _Text = ""
-    filter: Annotated[
-        str,
-        Meta(
-            pattern=r"\A\(.*=\{account\}\).*\Z",
-            description='a filter in which {account} is the name, as in "(uid={account})"',
-        ),
-    ] = "(uid={account})"
-    bind_dn: _Text = ""
-    bind_password_file: _Text = ""
-
-
-_AccountName = Annotated[
-    str, Meta(pattern=r"\A[^\s:@(*][^\s:]*\Z", description='an account, as in "ci"')
-]
-_Members = Annotated[
-    tuple[_AccountName, ...],
-    Meta(description='a list of accounts, as in ["alice", "bob"]'),
-]
-_Patterns = Annotated[
-    tuple[Annotated[str, Meta(pattern=r"\A[a-z0-9._*?/\[\]!-]+\Z")], ...],
-    Meta(min_length=1, description='a list of repositories, as in ["team/*", "base"]'),
-]
-_Rights = Annotated[
-    tuple[Literal["pull", "push", "overwrite", "delete", "admin"], ...],
-    Meta(description='a list of "pull", "push", "overwrite", "delete" and "admin"'),
-]
-_Word = Annotated[
-    str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]*\Z", description='a word, as in "developers"')
-]
-_Name = Annotated[
-    str,
-    Meta(
-        pattern=r"\A[a-z0-9._-]+(/[a-z0-9._-]+)*\Z",
-        description='a name of repositories, as in "team" or "team/project"',
-    ),
-]
-
-
-class Rule(Struct, frozen=True, kw_only=True):
-    """`[[rule]]`: what some accounts may, or may not, do in some repositories."""
-
-    repositories: _Patterns = ()
-    accounts: _Whoever = ()
-    allow: _Rights = ()
-    deny: _Rights = ()
-
-
-class Group(Struct, frozen=True, kw_only=True):
-    """`[[group]]`: accounts that rules name together."""
-
-    name: _Word = ""
-    members: _Members = ()
-
-
-class ClientCertificate(Struct, frozen=True, kw_only=True):
-    """`[[certificate]]`: whose a name in a client's certificate is."""
-
-    name: Annotated[
-        str,
-        Meta(
-            pattern=r"\A(dns|email|uri|cn|subject):.+\Z",
-            description='a name with its kind, as in "cn:builder" or "dns:ci.example.com"',
-        ),
-    ] = ""
-    account: _AccountName = ""
-
-
-class TokenIssuer(Struct, frozen=True, kw_only=True):
-    """`[[issuer]]`: a platform whose tokens prove what its jobs are."""
-
-    name: _Word = ""
-    url: Annotated[
-        str,
-        Meta(
-            pattern=r"\Ahttps?://[^\s?#@]+\Z",
-            description='what tokens call it, as in "https://token.actions.githubusercontent.com"',
-        ),
-    ] = ""
-    audiences: Annotated[
-        tuple[Annotated[str, Meta(min_length=1)], ...],
-        Meta(
-            min_length=1,
-            description='a list of what tokens for this registry are for, as in ["registry.example.com"]',
-        ),
-    ] = ()
-    keys: _Text = ""
-    ca: _Text = ""
-
-
-_Pattern = Annotated[str, Meta(min_length=1)]
-_Claims = Annotated[
-    dict[str, _Pattern | Annotated[tuple[_Pattern, ...], Meta(min_length=1)]],
-    Meta(
-        min_length=1,
-        description='a table of what a token says, as in { repository = "acme/app", ref = ["refs/tags/*"] }',
-    ),
-]
-
-
-class Job(Struct, frozen=True, kw_only=True):
-    """`[[workload]]`: which tokens of an issuer stand for an account."""
-
-    issuer: _Word = ""
-    account: _AccountName = ""
-    claims: _Claims = {}
-
-
-class Namespace(Struct, frozen=True, kw_only=True):
-    """`[[namespace]]`: who has which role in the repositories of a name and below it."""
-
-    name: _Name = ""
-    guest: _Whoever = ()
-    developer: _Whoever = ()
-    maintainer: _Whoever = ()
-    admin: _Whoever = ()
-
-
 class Limits(Struct, frozen=True, kw_only=True):
     """`[limits]`: how long the registry waits for a client, and how much it takes from one."""
 
-    connections: _Count = 10_000
-    connections_per_address: _Count = 1000
-    requests_per_second: _Count = 0
-    requests_per_second_per_account: _Count = 0
-    max_body: _Size = Size(0)
-    chunk_min: _Size = Size(0)
-    handshake: _Span = Duration(10)
-    head: _Span = Duration(30)
-    idle: _Span = Duration(120)
-    stall: _Span = Duration(300)
+    connections: Count = 10_000
+    connections_per_address: Count = 1000
+    requests_per_second: Count = 0
+    requests_per_second_per_account: Count = 0
+    max_body: SizeShape = Size(0)
+    chunk_min: SizeShape = Size(0)
+    handshake: Span = Duration(10)
+    head: Span = Duration(30)
+    idle: Span = Duration(120)
+    stall: Span = Duration(300)
 
 
 class Quota(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -284,7 +128,7 @@ class Quota(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     repositories: Annotated[str, Meta(pattern=r"\A([a-z0-9._-]+(/[a-z0-9._-]+)*)?\Z")]
     """A name, as in "team"; empty for all there are."""
-    size: _Size
+    size: SizeShape
 
 
 class Push(Struct, frozen=True, kw_only=True):
@@ -307,15 +151,15 @@ class Push(Struct, frozen=True, kw_only=True):
 class Gc(Struct, frozen=True, kw_only=True):
     """`[gc]`: what is cleared away by itself, and when."""
 
-    every: _Span = Duration(86400)
-    grace: _Span = Duration(86400)
-    lease: _Span = Duration(3600)
-    quarantine: _Span = Duration(7 * 86400)
+    every: Span = Duration(86400)
+    grace: Span = Duration(86400)
+    lease: Span = Duration(3600)
+    quarantine: Span = Duration(7 * 86400)
     untagged: Annotated[Age, Meta(description='"keep", or an age with its unit, as in "30d"')] = (
         Age(math.inf)
     )
-    history: _Span = Duration(90 * 86400)
-    uploads: _Span = Duration(86400)
+    history: Span = Duration(90 * 86400)
+    uploads: Span = Duration(86400)
 
 
 class Verify(Struct, frozen=True, kw_only=True):
@@ -324,8 +168,8 @@ class Verify(Struct, frozen=True, kw_only=True):
     every: Annotated[
         Interval, Meta(description='a duration with its unit, as in "30d", or "never"')
     ] = Interval(30 * 86400)
-    rate: _Size = Size(20 << 20)
-    sources: _Texts = ()
+    rate: SizeShape = Size(20 << 20)
+    sources: Texts = ()
 
 
 class Log(Struct, frozen=True, kw_only=True):
@@ -338,7 +182,39 @@ class Log(Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"],
         Meta(description='one of "debug", "info", "warning" and "error"'),
     ] = "info"
-    audit: _Text = ""
+    audit: Text = ""
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """`[failure]`: who is told that the registry has failed and stays down."""
+
+    mail_to: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"\A[^\s@<>,]+@[^\s@<>,]+\Z")], ...],
+        Meta(description='a list of mail addresses, as in ["ops@example.com"]'),
+    ] = ()
+    webhook: Annotated[
+        str,
+        Meta(
+            pattern=r"\A(https?://[^\s/?#]+[^\s#]*)?\Z",
+            description='an address, as in "https://chat.example.com/hooks/abc"',
+        ),
+    ] = ""
+    mail_from: Annotated[
+        str,
+        Meta(
+            pattern=r"\A([^\s@<>,]+@[^\s@<>,]+)?\Z",
+            description='a mail address, as in "registry@example.com"',
+        ),
+    ] = ""
+    smtp: Annotated[
+        str,
+        Meta(
+            pattern=r"\Asmtps?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?\Z",
+            description='a mail server, as in "smtp://localhost:25" or "smtps://mail.example.com"',
+        ),
+    ] = "smtp://localhost:25"
+    smtp_account: Text = ""
+    smtp_password_file: Text = ""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -354,6 +230,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     gc: Gc = Gc()
     verify: Verify = Verify()
     log: Log = Log()
+    failure: Failure = Failure()
     rule: tuple[Rule, ...] = ()
     group: tuple[Group, ...] = ()
     namespace: tuple[Namespace, ...] = ()

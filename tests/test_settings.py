@@ -382,6 +382,56 @@ KEYS = [
     Key("log.format", "auto", '"json"', "json", ('"xml"', "true", '[""]'), "one of"),
     Key("log.level", "info", '"debug"', "debug", ('"DEBUG"', '"warn"', "10"), "one of"),
     Key("log.audit", "", '"/var/log/audit.log"', "/var/log/audit.log", NO_TEXT, A_TEXT),
+    Key(
+        "failure.mail_to",
+        (),
+        '["ops@example.com", "me@example.com"]',
+        ("ops@example.com", "me@example.com"),
+        ('"ops@example.com"', '["nobody"]', "[1]"),
+        "a list of mail addresses",
+        "ops@example.com,me@example.com",
+    ),
+    Key(
+        "failure.webhook",
+        "",
+        '"https://chat.example.com/hooks/abc?d=1"',
+        "https://chat.example.com/hooks/abc?d=1",
+        ('"chat.example.com"', '"ftp://example.com"', '"https://a b"', "1"),
+        "an address",
+    ),
+    Key(
+        "failure.mail_from",
+        "",
+        '"registry@example.com"',
+        "registry@example.com",
+        ('"registry"', '"a b@example.com"', "true"),
+        "a mail address",
+    ),
+    Key(
+        "failure.smtp",
+        "smtp://localhost:25",
+        '"smtps://mail.example.com"',
+        "smtps://mail.example.com",
+        ('"mail.example.com"', '"smtp://"', '"smtp://a/b"', "25"),
+        "a mail server",
+    ),
+    Key(
+        "failure.smtp_account",
+        "",
+        '"box"',
+        "box",
+        NO_TEXT,
+        A_TEXT,
+        beside='smtp_password_file = "/etc/registry.smtp"',
+    ),
+    Key(
+        "failure.smtp_password_file",
+        "",
+        '"/etc/registry.smtp"',
+        "/etc/registry.smtp",
+        NO_TEXT,
+        A_TEXT,
+    ),
 ]
 
 every_key = pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
@@ -1051,3 +1101,43 @@ def test_who_may_not_look_into_the_data_folder_has_a_password_file_all_the_same(
     with as_user():
         assert settings.htpasswd in {ETC, hidden / "htpasswd"}
     hidden.chmod(0o700)
+
+
+# --- credentials of systemd
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"CREDENTIALS_DIRECTORY": "/run/credentials/other"}, "/run/credentials/other"),
+        ({}, "/run/credentials/registry.service"),
+    ],
+)
+def test_a_credential_stands_for_a_file(
+    file: Path, environment: dict[str, str], folder: str
+) -> None:
+    file.write_text(
+        """
+        [server]
+        names = ["credential:left"]
+        [tls]
+        mode = "files"
+        certificate = "/etc/ssl/registry.crt"
+        key = "credential:tls.key"
+        [[tls.additional]]
+        certificate = "credential:other.crt"
+        key = "credential:a/b"
+        [[issuer]]
+        name = "github"
+        url = "https://token.actions.githubusercontent.com"
+        audiences = ["registry"]
+        ca = "credential:ca.crt"
+        """
+    )
+    settings = load(file, environment)
+    assert settings.tls.certificate == "/etc/ssl/registry.crt"
+    assert settings.tls.key == f"{folder}/tls.key"
+    (other,) = settings.tls.additional
+    assert (other.certificate, other.key) == (f"{folder}/other.crt", "credential:a/b")
+    assert settings.issuer[0].ca == f"{folder}/ca.crt"
+    assert settings.server.names == ("credential:left",)

@@ -11,6 +11,7 @@ from appliance.cli.accounts import user
 from appliance.cli.backup import backup, restore
 from appliance.cli.content import gc, ls, rm
 from appliance.cli.doctor import doctor
+from appliance.cli.failure import report_failure
 from appliance.cli.layouts import exporting, importing
 from appliance.cli.past import history, undelete
 from appliance.cli.rebuild import rebuild
@@ -37,6 +38,7 @@ for command in (
     serve,
     check,
     info,
+    report_failure,
     doctor,
     ls,
     rm,
