@@ -196,7 +196,12 @@ class Daemon:
             self._announce(describe(self._settings, listen or plain, self._parts.authority))
             if self._parts.sockets.remark:
                 self._announce(self._parts.sockets.remark)
-        _log.info("serving", listen=[*map(str, listen)], plain=[*map(str, plain)], data=str(self._settings.data))
+        _log.info(
+            "serving",
+            listen=[*map(str, listen)],
+            plain=[*map(str, plain)],
+            data=str(self._settings.data),
+        )
         notify.ready(f"serving on {', '.join((*listen, *plain))}")
 
     async def _serve(self) -> None:
