@@ -60,6 +60,12 @@ def describe(settings: Settings, listen: Sequence[Address], authority: Authority
         f"  docker login {host}          (or podman login, nerdctl login)",
         f"  docker tag IMAGE {host}/IMAGE && docker push {host}/IMAGE",
         "",
+        "Pods pull with a secret, which their spec names: imagePullSecrets: [{name: registry}]",
+        "",
+        f"  kubectl create secret docker-registry registry --docker-server={host} \\",
+        '    --docker-username=NAME --docker-password="$(cat PASSWORD-FILE)"',
+        "",
+        f"If something does not work: registry doctor, here; registry doctor {host}, on a client.",
         "Accounts: registry user add NAME. All of this again: registry info.",
     ]
     return "\n".join(lines)
@@ -71,7 +77,11 @@ def _trust(url: str, host: str) -> list[str]:
 
     folder = f"/etc/containerd/certs.d/{host}"
     return [
-        "On each client, once, fetch the authority, compare it with the line above, and trust it:",
+        "Clients trust it once. Where this program is installed (pip, or a package):",
+        "",
+        f"  sudo registry trust {host}",
+        "",
+        "Elsewhere fetch the authority, compare it with the line above, and put it where they look:",
         "",
         f"  curl -fsSk {url}/ca.crt -o ca.crt",
         "  openssl x509 -in ca.crt -noout -fingerprint -sha256",
@@ -81,6 +91,9 @@ def _trust(url: str, host: str) -> list[str]:
         f"  containerd   {install('containerd')}",
         f"""               printf '[host."{url}"]\\n  ca = "{folder}/ca.crt"\\n' |""",
         f"                 sudo tee {folder}/hosts.toml",
+        "  Kubernetes   the same on every node; and in its /etc/containerd/config.toml, once:",
+        '               [plugins."io.containerd.grpc.v1.cri".registry]',
+        '                 config_path = "/etc/containerd/certs.d"',
     ]
 
 

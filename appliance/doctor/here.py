@@ -9,6 +9,7 @@ import pwd
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from appliance import lock, preflight
 from appliance.accounts import editing
@@ -55,17 +56,23 @@ def examine_here(
         running = lock.holder(settings.data)
     state = unit_state(within)
     listen = _listening(settings, running)
-    place = Place.parse(public_url(settings, listen))
+    url = public_url(settings, listen)
     _examine_settings(settings, source, running, report)
     _examine_passwords(settings, report)
     examine_modes(settings, source, report)
     examine_owners(settings, _user(state, running), report)
     examine_room(settings, report)
-    examine_certificates(settings, source, place.host, report)
+    examine_certificates(settings, source, urlsplit(url).hostname or "", report)
     examine_clock(within, report)
     examine_service(state, running, report)
     examine_ports(listen, running, source, start_command(state), report)
     examine_firewall([address.port for address in listen], within, report)
+    try:
+        place = Place.parse(url)
+    except ValueError:
+        what = "clients cannot come by this address"
+        report.fault(SETTINGS, url, what, f'[server] public_url = "https://HOST" in {source}')
+        return
     if login is None:
         login = _administrator(settings)
     examine_from_outside(place, within, report, login=login, own=authorities(settings))

@@ -807,6 +807,27 @@ def test_after_the_first_start_it_tells_how_to_log_in_but_not_the_password(
     assert fingerprint.strip().rpartition("=")[2] in ran.out
 
 
+def test_it_tells_what_every_kind_of_client_needs_on_a_screen_and_a_half(machine: Machine) -> None:
+    machine.configure(server='public_url = "https://registry.example:8443"')
+    start_for_the_first_time(machine)
+    ran = machine.run("info")
+    host = "registry.example:8443"
+    for text in (
+        f"sudo registry trust {host}\n",
+        f"curl -fsSk https://{host}/ca.crt",
+        *(
+            f"/etc/{name}/certs.d/{host}/ca.crt\n"
+            for name in ("docker", "containers", "containerd")
+        ),
+        f"kubectl create secret docker-registry registry --docker-server={host} \\\n",
+        "imagePullSecrets: [{name: registry}]",
+        'config_path = "/etc/containerd/certs.d"',
+        f"registry doctor {host}",
+    ):
+        assert text in ran.out
+    assert len(ran.out.splitlines()) <= 48
+
+
 def test_while_it_runs_it_tells_where_it_really_listens(
     machine: Machine, running: Callable[..., None]
 ) -> None:

@@ -1,5 +1,6 @@
 """`registry trust`: docker, podman and containerd pull after it, and not before."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +125,36 @@ def test_containerd_pulls_after_it_and_not_before(remote: Daemon, ctr: Ctr, push
     assert fingerprint(remote) in told
     ctr(*fetch, *access)
     assert pushed in ctr("images", "list", "--quiet").splitlines()
+
+
+def told_by_info(registry: Daemon, client: str) -> str:
+    """The commands for a client of `registry info`, as one types them who is root already."""
+    lines = registry.command("info").stdout.splitlines()
+    [first] = [number for number, line in enumerate(lines) if line.startswith(f"  {client:<13}")]
+    rest = [line for line in lines[first + 1 :] if line.startswith(" " * 15) or not line]
+    more = rest[: rest.index("")] if client == "containerd" else []
+    fetch = [line for line in lines if line.startswith("  curl ")]
+    words = [line.removeprefix(f"  {client}") for line in (*fetch, lines[first], *more[:2])]
+    return "\n".join(words).replace("sudo ", "")
+
+
+def test_what_info_tells_to_type_is_enough(
+    remote: Daemon, docker: Docker, ctr: Ctr, pushed: str, tmp_path: Path
+) -> None:
+    login = ("login", remote.address, "--username", USER, "--password-stdin")
+    folders = [folder / remote.address for folder in _shelves()]
+    try:
+        for client in ("docker", "podman", "containerd"):
+            run("sh", "-euc", told_by_info(remote, client), cwd=tmp_path)
+        docker(*login, given=PASSWORD)
+        fetch = ("content", "fetch", "--hosts-dir", "/etc/containerd/certs.d")
+        ctr(*fetch, "--user", remote.login, pushed)
+        copy = ("skopeo", "copy", "--src-creds", remote.login, f"docker://{pushed}")
+        run(*copy, f"dir:{tmp_path}/image")
+        assert (folders[2] / "hosts.toml").exists()
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_curl_believes_the_registry_where_the_system_was_told(remote: Daemon) -> None:
