@@ -79,6 +79,7 @@ class Succession:
             self._registry.leases.touch_all_before(0)
         else:
             self._registry.leases.adopt(leases)
+        await self._registry.uploads.look_again()
         self._before = None
         self._end_sharing()
         self.alone.set()

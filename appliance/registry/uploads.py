@@ -282,6 +282,13 @@ class Uploads:
                 if session.writing is None:
                     await session.staged.release()
 
+    async def look_again(self) -> None:
+        """Have count what the other daemon has done to sessions, for the last time."""
+        for session in tuple(self._open.values()):
+            if session.writing is None:
+                with suppress(RegistryError):  # it has ended: whoever asks for it is told so
+                    await session.staged.look_again()
+
     def give_up(self, session_id: str) -> None:
         """End the request that writes to a session, if one does: another daemon goes on with it."""
         session = self._open.get(session_id)
@@ -313,7 +320,9 @@ class Uploads:
             chunk = accept_chunk(start, content_range, content_length)
         except RegistryError as error:
             if error.row is RANGE_INVALID:
-                error.headers = (*error.headers, *_progress(session))
+                place = f"/v2/{session.record.repository}/blobs/uploads/{session.record.id}"
+                stands = (("Location", place), ("Range", range_header(start)))
+                error.headers = (*error.headers, *stands)
             raise
         received = 0
 
@@ -388,10 +397,3 @@ class Uploads:
             self._open.pop(session.record.id, None)
             await session.staged.discard()
             await self._records.remove_session(session.record.id)
-
-
-def _progress(session: _OpenSession) -> tuple[tuple[str, str], ...]:
-    return (
-        ("Location", f"/v2/{session.record.repository}/blobs/uploads/{session.record.id}"),
-        ("Range", range_header(session.staged.size)),
-    )

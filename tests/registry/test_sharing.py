@@ -190,6 +190,19 @@ async def test_a_request_that_writes_when_the_other_comes_keeps_its_session(
     await old.database.aclose()
 
 
+async def test_what_the_other_wrote_last_counts_after_its_end(pair: Pair) -> None:
+    session, ended = [await pair.old.uploads.start(HERE, ALICE) for _ in range(2)]
+    await pair.new.uploads.recover()
+    await pair.old.append(session, Sent(b"content"))
+    await pair.old.commit(ended, b"")
+    await pair.new.uploads.look_again()
+    pair.new.sharing.end()
+    assert await pair.new.uploads.offset(HERE, ALICE, session) == 7
+    await pair.new.commit(session, b"content")
+    with refused(BLOB_UPLOAD_UNKNOWN):
+        await pair.new.append(ended, Sent(b"more"))
+
+
 async def test_a_session_that_the_other_has_ended_is_unknown(pair: Pair) -> None:
     published, cancelled = [await pair.old.uploads.start(HERE, ALICE) for _ in range(2)]
     for session in (published, cancelled):
