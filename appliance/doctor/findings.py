@@ -87,6 +87,9 @@ class Report:
         faults, warnings = (
             sum(finding.status is status for finding in self.findings) for status in _WORSE
         )
+        unseen = sum(finding.status is Status.UNSEEN for finding in self.findings)
+        if not faults and not warnings and unseen:
+            return f"All that was seen is well; {_count(unseen, 'thing')} could not be looked at."
         if not faults and not warnings:
             return "All is well."
         return f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}."

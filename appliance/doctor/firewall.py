@@ -11,23 +11,24 @@ from appliance.doctor.findings import Report
 from appliance.doctor.programs import said_by
 
 FIREWALL = "firewall"
+_COMMANDS = (
+    ("ufw", "status"),
+    ("firewall-cmd", "--list-all"),
+    ("iptables", "-S"),
+    ("ip6tables", "-S"),
+    ("nft", "list", "ruleset"),
+)
 _PORT_RULE = re.compile(r"dports? (\S+)")
 
 
 def examine_firewall(ports: Sequence[int], within: float, report: Report) -> None:
     """Look for rules that drop what comes to these ports; no more than a hint."""
     looked = False
-    for command, judge in (
-        (("ufw", "status"), _judge_ufw),
-        (("firewall-cmd", "--list-all"), _judge_firewalld),
-        (("iptables", "-S"), _judge_iptables),
-        (("ip6tables", "-S"), _judge_iptables),
-        (("nft", "list", "ruleset"), _judge_nft),
-    ):
+    for command in _COMMANDS:
         told = said_by(command, within)
         looked |= told is not None
         for port in ports:
-            rule = judge(told or "", port)
+            rule = rule_against(command[0], told or "", port)
             if rule:
                 report.warn(
                     FIREWALL,
@@ -41,6 +42,11 @@ def examine_firewall(ports: Sequence[int], within: float, report: Report) -> Non
         report.ok(FIREWALL, "rules", "none was found that keeps clients from the registry's ports")
     else:
         report.unseen(FIREWALL, "rules", "there is no firewall here that may be looked at")
+
+
+def rule_against(program: str, listed: str, port: int) -> str:
+    """Find what keeps clients from a port in what a firewall's program lists; nothing where nothing does."""
+    return _JUDGES[program](listed, port)
 
 
 _REMEDIES = {
@@ -95,3 +101,12 @@ def _judge_nft(told: str, port: int) -> str:
         if re.search(rf"tcp dport (\{{[^}}]*\b{port}\b[^}}]*\}}|{port}\b)", rule):
             return rule if re.search(r"\b(drop|reject)\b", rule) else ""
     return ""
+
+
+_JUDGES = {
+    "ufw": _judge_ufw,
+    "firewall-cmd": _judge_firewalld,
+    "iptables": _judge_iptables,
+    "ip6tables": _judge_iptables,
+    "nft": _judge_nft,
+}

@@ -82,12 +82,12 @@ def examine_owners(settings: Settings, user: int | None, report: Report) -> None
         return
     name = _name(owner)
     if strange:
-        many = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        these = f"this one and {len(strange) - 1} more are" if len(strange) > 1 else "this one is"
         report.fault(
             OWNER,
             strange[0],
-            f"this{many} of {looked} files and folders that were looked at are not {name}'s, as whom the"
-            " registry runs",
+            f"of {looked} files and folders that were looked at {these} not {name}'s, as whom the registry"
+            " runs",
             f"chown -R {name}: {settings.data}",
         )
     else:

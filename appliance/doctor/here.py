@@ -45,16 +45,17 @@ def examine_here(
     if not _may_read(source):
         report.unseen(SETTINGS, source, "only root may read it", "sudo registry doctor")
         return
+    state = unit_state(within)
     try:
         settings = load(file, environment)
     except SettingsError as error:
         for sentence in error.faults:
             _tell_fault(SETTINGS, sentence, source, report)
+        examine_service(state, None, report)
         return
     running = None
     with suppress(OSError):
         running = lock.holder(settings.data)
-    state = unit_state(within)
     listen = _listening(settings, running)
     url = public_url(settings, listen)
     _examine_settings(settings, source, running, report)

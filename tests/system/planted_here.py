@@ -184,6 +184,20 @@ def firewall_that_drops(folder: Path) -> Iterator[Patient]:
 
 
 @contextmanager
+def firewall_of_nft(folder: Path) -> Iterator[Patient]:
+    site = Site(folder)
+    port = site.daemon.address.rpartition(":")[2]
+    rules = (
+        "add table inet filter\n"
+        "add chain inet filter input { type filter hook input priority 0; policy accept; }\n"
+        f"add rule inet filter input tcp dport {{ 25, {port} }} reject\n"
+    )
+    with network() as net:
+        run(*net.prefix, "nft", "-f", "-", given=rules)
+        yield site.patient("--timeout", "0.5", prefix=net.prefix)
+
+
+@contextmanager
 def firewall_that_accepts_others(folder: Path) -> Iterator[Patient]:
     site = Site(folder)
     with network() as net:

@@ -1,5 +1,6 @@
 """`registry doctor`: each fault is really there, and is found with its remedy; health is found to be health."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import patients, planted_here, planted_there
+from tests.system import debian, patients, planted_here, planted_there
 from tests.system.daemon import PASSWORD, USER
 from tests.system.patients import Patient, Site, logged_in
 from tests.system.tools import run
@@ -42,7 +43,7 @@ FAULTS = (
     Row(HERE.open_data_folder, "mode", FAULT, "everybody on this machine may read", "chmod o= "),
     Row(HERE.open_key, "mode", FAULT, "everybody on this machine may read", "server.key"),
     Row(HERE.open_settings, "mode", FAULT, "everybody on this machine may change", "chmod o-w"),
-    Row(HERE.files_of_root, "owner", FAULT, "are not nobody's", "chown -R nobody:"),
+    Row(HERE.files_of_root, "owner", FAULT, "not nobody's, as whom", "chown -R nobody:"),
     Row(HERE.full_disk, "room", FAULT, "pushes are refused", "registry gc"),
     Row(HERE.no_inodes, "room", FAULT, "inodes", "df -i"),
     Row(HERE.expired_certificate, "certificate", FAULT, "expired on", "renew it"),
@@ -59,6 +60,7 @@ FAULTS = (
     Row(HERE.taken_port, "port", FAULT, "has this port", "systemctl stop"),
     Row(HERE.stopped_registry, "port", FAULT, "the registry does not run", "registry serve"),
     Row(HERE.firewall_that_drops, "firewall", WARNING, "-j DROP", "-j ACCEPT"),
+    Row(HERE.firewall_of_nft, "firewall", WARNING, "nft seems to keep", "accept"),
     Row(HERE.firewall_that_accepts_others, "firewall", WARNING, "its policy drops", "-j ACCEPT"),
     Row(HERE.proxy_in_the_way, "proxy", WARNING, "proxy.invalid:3128", "NO_PROXY=127.0.0.1"),
     # On the way.
@@ -191,7 +193,7 @@ def test_it_is_told_in_lines_for_people(site: Site) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert f" ok    port         {site.daemon.address}: the registry listens" in done.stdout
     assert " -     login        " in done.stdout
-    assert done.stdout.endswith("\nAll is well.\n")
+    assert "\n\nAll that was seen is well; " in done.stdout
 
 
 def test_whoever_is_not_root_is_told_what_stays_unseen(site: Site) -> None:
@@ -209,6 +211,63 @@ def test_whoever_is_not_root_is_told_what_stays_unseen(site: Site) -> None:
     assert [one["check"] for one in examined.trouble()] == ["trust"], examined.said
     closed = Patient(("--settings", site.settings), prefix=("setpriv", *ids)).examine()
     assert [one["sentence"] for one in closed.findings] == ["only root may read it"]
+
+
+def test_what_systemd_knows_is_told(rootfs: Path, deb: Path, tmp_path: Path) -> None:
+    system = debian.unpacked(rootfs, tmp_path / "system")
+    try:
+        debian.booted(
+            system,
+            tmp_path / "outside",
+            """
+            cd /outside
+            dpkg --install /package/*.deb
+            echo "127.0.0.1 $(hostname)" >>/etc/hosts
+            systemctl enable --now registry
+            registry doctor --json >well
+            systemctl disable registry
+            touch /var/lib/registry/blobs/of-root
+            registry doctor --json >worse || test $? = 1
+            systemctl stop registry
+            registry doctor --json --timeout 1 >stopped || test $? = 1
+            echo "[nonsense]" >>/etc/registry.toml
+            systemctl start registry || true
+            until systemctl is-failed registry; do sleep 0.1; done
+            registry doctor --json >failed || test $? = 1
+            """,
+            f"--bind-ro={deb.parent}:/package",
+        )
+    finally:
+        shutil.rmtree(system)
+
+    def trouble(stage: str) -> list[tuple[str, str, str]]:
+        report = json.loads((tmp_path / "outside" / stage).read_text())
+        assert {one["check"] for one in report["findings"]} >= {"settings", "service"}
+        return [
+            (one["check"], one["status"], one["remedy"][0])
+            for one in report["findings"]
+            if one["status"] in (WARNING, FAULT)
+            and one["subject"] != "this machine"  # whose clock is that of whoever runs this
+        ]
+
+    disabled = ("service", WARNING, "systemctl enable registry")
+    mine = ("owner", FAULT, "chown -R registry: /var/lib/registry")
+    start = "systemctl start registry"
+    assert trouble("well") == []
+    assert "admin-password is right" in (tmp_path / "outside" / "well").read_text()
+    assert trouble("worse") == [mine, disabled]
+    assert trouble("stopped") == [
+        mine,
+        ("service", FAULT, start),
+        disabled,
+        ("port", FAULT, start),
+        ("tcp", FAULT, f"on the registry's machine: {start}, then: registry info"),
+    ]
+    assert trouble("failed") == [
+        ("settings", FAULT, "remove it"),
+        ("service", FAULT, "journalctl -u registry -n 50"),
+        disabled,
+    ]
 
 
 def test_no_password_goes_to_whom_nobody_believes(site: Site, tmp_path: Path) -> None:
@@ -235,4 +294,4 @@ def test_a_slip_is_a_sentence(site: Site, words: list[str], sentence: str) -> No
 
 
 def test_what_the_examination_needs_is_here() -> None:
-    assert all(shutil.which(name) for name in ("iptables", "nsenter", "unshare", "podman"))
+    assert all(shutil.which(name) for name in ("iptables", "nft", "nsenter", "unshare", "podman"))
