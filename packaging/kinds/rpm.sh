@@ -1,33 +1,45 @@
-# The package for rpm: the same tree, with units where every distribution of that family has them.
+# The package for rpm: the files of the one for Debian, with each where that family has it.
 
 build_rpm() {
   need rpmbuild rpm
-  make_pip
-  take_source
-  local root=$work/root site=$home/lib/python3.$python_minor/site-packages
-  make_tree "$root"
-  mv "$root/lib/systemd" "$root/usr/lib/systemd"
-  rmdir "$root/lib"
-  mkdir -p "$root/usr/share/licenses/registry-appliance"
-  /usr/bin/python3 "$here/copyright.py" "$root$site" "$site" >"$root/usr/share/licenses/registry-appliance/copyright"
-  cp "$source/LICENSE" "$root/usr/share/licenses/registry-appliance"
+  need dpkg-deb dpkg
+  need objdump binutils
+  local root=$work/root version minor made
+  [ "$package" ] || package=$("$here/build" deb "$work" ${suffix:+--version-suffix "$suffix"})
+  version=$(dpkg-deb --field "$package" Version)
+  dpkg-deb --extract "$package" "$root"
+  minor=$(echo "$root$home"/lib/python3.*)
+  relocate "$root"
   list_files "$root" >"$work/files"
-  sed -e "s/@VERSION@/$version/; s/@MINOR@/$python_minor/; s/@LIBC@/$(libc_of "$root")/" \
+  sed -e "s/@VERSION@/$version/; s/@MINOR@/${minor##*.}/; s/@LIBC@/$(libc_of "$root")/" \
     -e "s|@TREE@|$root|; s|@FILES@|$work/files|; s/@UNITS@/$(units_of "$root/usr")/" \
     "$here/rpm/registry-appliance.spec" >"$work/registry-appliance.spec"
   rpmbuild -bb --quiet --nodeps --define "_topdir $work/rpm" --define "_rpmdir $work/made" \
-    --define '_binary_payload w6.xzdio' --define '_buildhost localhost' "$work/registry-appliance.spec"
-  local made
+    --define '_binary_payload w10.zstdio' --define '_buildhost localhost' "$work/registry-appliance.spec"
   made=$(basename "$work"/made/*/*.rpm)
   mv "$work"/made/*/*.rpm "$target/$made"
   echo "$target/$made" >&3
 }
 
+relocate() {
+  local share=$1/usr/share
+  mv "$1/lib/systemd" "$1/usr/lib/systemd"
+  rmdir "$1/lib"
+  mv "$share/zsh/vendor-completions" "$share/zsh/site-functions"
+  mkdir "$share/licenses"
+  mv "$share/doc/registry-appliance" "$share/licenses/registry-appliance"
+  rm -r "$share/doc" "$share/lintian" "$share/licenses/registry-appliance/changelog.gz"
+  cp "$checkout/LICENSE" "$share/licenses/registry-appliance"
+}
+
 # The files with their modes and owners, and those folders that are ours alone.
 list_files() {
   echo '%defattr(-, root, root)'
-  (cd "$1" && find . \( -type f -o -type l \) ! -path ./etc/registry.toml ! -path './usr/share/man/*' -printf '"/%P"\n')
-  (cd "$1" && find usr/lib/registry-appliance usr/share/licenses/registry-appliance -type d -printf '%%dir "/%p"\n')
-  (cd "$1" && find usr/share/man -type f -printf '%%doc "/%p"\n')
+  (
+    cd "$1"
+    find . \( -type f -o -type l \) ! -path ./etc/registry.toml ! -path './usr/share/man/*' -printf '"/%P"\n'
+    find usr/lib/registry-appliance usr/share/licenses/registry-appliance -type d -printf '%%dir "/%p"\n'
+    find usr/share/man -type f -printf '%%doc "/%p"\n'
+  )
   echo '%config(noreplace) /etc/registry.toml'
 }

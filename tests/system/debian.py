@@ -102,7 +102,7 @@ def booted(root: Path, folder: Path, script: str, *options: str | Path, within: 
 def build(kind: str, folder: Path, *options: str) -> Path:
     """Build a package of that kind into a folder with the command that people use; where it is."""
     command = ROOT / "packaging" / "build"
-    told = run(command, kind, folder, *options, within=_BUILD_SECONDS, env=_builder())
+    told = run(command, kind, folder, *options, within=_BUILD_SECONDS, env=builder())
     return Path(told.splitlines()[-1])
 
 
@@ -115,7 +115,7 @@ def _machine() -> str:
     return f"registry-test-{os.getpid()}-{next(_numbers)}"
 
 
-def _builder() -> dict[str, str]:
+def builder() -> dict[str, str]:
     # pip finds its index, and the authorities to trust there, by these.
     settings = {
         name: value
