@@ -116,6 +116,7 @@ def _machine() -> str:
 
 
 def builder() -> dict[str, str]:
+    """The environment of what fetches packages."""
     # pip finds its index, and the authorities to trust there, by these.
     settings = {
         name: value

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -235,3 +236,57 @@ apt-get purge -y registry-appliance
     assert asked["failed"] == []
     assert asked["asked"] >= 1000
     assert asked["slowest"] < 2
+
+
+@pytest.fixture(scope="module")
+def wheels(outside: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where a system without a network finds the registry as pip has it; as that system names it."""
+    wheel = debian.build("wheel", tmp_path_factory.mktemp("wheel"))
+    fetch = ("download", "--quiet", "--dest", outside / "wheels")
+    fitting = ("--only-binary=:all:", "--python-version=3.11")
+    run(sys.executable, "-m", "pip", *fetch, *fitting, wheel, within=300, env=debian.builder())
+    return "/outside/wheels"
+
+
+@pytest.mark.parametrize("where", ["environment", "system"])
+def test_from_pip(system: Path, outside: Path, wheels: str, where: str) -> None:
+    options = f"--quiet --no-index --find-links {wheels} registry-appliance"
+    install = {
+        "environment": f"/opt/registry/bin/pip install {options}",
+        "system": f"/opt/registry/bin/pip --python /usr/bin/python3 install --break-system-packages {options}",
+    }[where]
+    setup = {
+        "environment": """
+ln -s /opt/registry/bin/registry /usr/local/bin/
+registry setup
+registry setup
+""",
+        # As root, pip has put the units where systemd looks for them.
+        "system": """
+[ -e /usr/local/lib/systemd/system/registry.service ]
+cp /usr/local/share/registry-appliance/registry.toml /etc/registry.toml
+""",
+    }[where]
+    debian.booted(
+        system,
+        outside,
+        f"""
+{_PREPARE}
+names
+python3 -m venv /opt/registry
+{install}
+{setup}
+systemctl start registry
+{_USE}
+before=$(main_process)
+kill -KILL "$before"
+wait_for 10 answers
+before=$(main_process)
+systemctl kill --kill-whom=main --signal=SIGUSR2 registry
+wait_for 10 is_other "$before"
+answers
+systemctl stop registry
+{"registry setup --remove; [ ! -e /etc/systemd/system/registry.service ]" if where == "environment" else ""}
+[ -s /var/lib/registry/catalogue.sqlite3 ]
+""",
+    )
