@@ -1,33 +1,18 @@
 """Asking a registry over HTTP as its clients do, with a deadline and a limit to what is read."""
 
 import ssl
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Self
 
 import httpx2
 
 from appliance.doctor.presented import Believed
 from appliance.doctor.wire import connect
+from appliance.trust.exchange import Answer, exchange
 from appliance.trust.peer import context_for
 from appliance.trust.place import Place
 
 _BODY_MAX = 1 << 20
-_LAST_BYTES_SECONDS = 4  # deadlines that an answer may take in all
-
-
-class NoAnswerError(Exception):
-    """No whole answer came; the message says why, without its final stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back."""
-
-    status: int
-    headers: httpx2.Headers
-    body: bytes
 
 
 class Asker:
@@ -61,21 +46,9 @@ class Asker:
     ) -> Answer:
         """Send a request to a path, or to a whole URL; raises NoAnswerError."""
         url = target if "://" in target else f"{self._place.url}{target}"
-        deadline = time.monotonic() + _LAST_BYTES_SECONDS * self._within
-        try:
-            with self._client.stream(
-                method, url, headers=dict(headers or {}), content=body
-            ) as response:
-                content = b""
-                for piece in response.iter_raw():
-                    content += piece
-                    if len(content) > _BODY_MAX or time.monotonic() > deadline:
-                        raise NoAnswerError("the answer is too large or too slow")
-        except httpx2.TimeoutException:
-            raise NoAnswerError(f"no answer within {self._within:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise NoAnswerError(str(error) or "the connection was closed") from None
-        return Answer(response.status_code, response.headers, content)
+        return exchange(
+            self._client, method, url, self._within, headers=headers, body=body, limit=_BODY_MAX
+        )
 
     def announce(self, size: int) -> int:
         """Say that a body of that size is to come, and read the status that answers; raises OSError.

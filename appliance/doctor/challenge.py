@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlencode, urlsplit
 
-from appliance.doctor.asking import Answer, Asker, NoAnswerError
+from appliance.doctor.asking import Asker
 from appliance.doctor.findings import Report
+from appliance.trust.exchange import Answer, NoAnswerError
 from appliance.trust.place import Place
 
 REGISTRY, LOGIN, CLOCK, BODY = "registry", "challenge", "clock", "body"
@@ -79,7 +80,7 @@ def _examine_clock(place: Place, answer: Answer, before: float, report: Report) 
         return
     try:
         theirs = parsedate_to_datetime(told).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         report.warn(CLOCK, place.name, "its Date header is no date")
         return
     # It names whole seconds, and was written at some moment since the question.
@@ -102,7 +103,7 @@ def _is_registry(place: Place, answer: Answer, report: Report) -> bool:
     url = f"{place.url}/v2/"
     if 300 <= answer.status < 400:
         target = answer.headers.get("location", "")
-        if place.scheme == "https" and urlsplit(target).scheme == "http":
+        if place.scheme == "https" and target.lower().startswith("http://"):
             report.fault(
                 REGISTRY,
                 url,
@@ -172,8 +173,7 @@ def _examine_challenge(
     if challenge.scheme == "basic":
         report.ok(REGISTRY, url, "a registry answers, and takes a name and a password")
         return challenge
-    realm = urlsplit(challenge.realm)
-    if place.scheme == "https" and realm.scheme != "https":
+    if place.scheme == "https" and not challenge.realm.lower().startswith("https://"):
         report.fault(
             LOGIN,
             url,
@@ -214,8 +214,10 @@ def _span(seconds: float) -> str:
 
 
 def _shown(url: str) -> str:
-    """Write an address that somebody else chose: without what may be secret in it, on one line."""
-    parts = urlsplit(url)
+    """Write an address that somebody else chose, without what may be secret in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is none"
     host = parts.netloc.rpartition("@")[2]
-    text = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return (f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path)[:200]

@@ -97,7 +97,14 @@ class Report:
     def _add(
         self, status: Status, check: str, subject: object, sentence: str, remedy: tuple[str, ...]
     ) -> None:
-        self.findings.append(Finding(check, str(subject), status, sentence, remedy))
+        self.findings.append(
+            Finding(check, printable(str(subject)), status, printable(sentence), remedy)
+        )
+
+
+def printable(text: str) -> str:
+    """Write what may come from somebody else so that a terminal only shows it, on one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _count(number: int, thing: str) -> str:

@@ -21,7 +21,7 @@ _FREE_INODES_MIN = 0.02
 def examine_modes(settings: Settings, source: Path, report: Report) -> None:
     """Look for secrets that others may read, and for settings that others may write."""
     found = False
-    for path in _secrets(settings):
+    for path in _secrets(settings, source):
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
         except FileNotFoundError:
@@ -136,7 +136,9 @@ def examine_room(settings: Settings, report: Report) -> None:
         report.ok(ROOM, settings.data, told)
 
 
-def _secrets(settings: Settings) -> Iterator[Path]:
+def _secrets(settings: Settings, source: Path) -> Iterator[Path]:
+    if settings.failure.webhook:  # whoever knows such an address may write there
+        yield source
     yield settings.data
     yield settings.htpasswd
     yield password_note(settings)
@@ -144,7 +146,8 @@ def _secrets(settings: Settings) -> Iterator[Path]:
     yield settings.data / SIGNING_KEYS
     yield from (settings.data / "tls" / name for name in ("ca.key", "server.key"))
     named = (settings.tls.key, *(pair.key for pair in settings.tls.additional))
-    yield from (Path(one) for one in (*named, settings.ldap.bind_password_file) if one)
+    passwords = (settings.ldap.bind_password_file, settings.failure.smtp_password_file)
+    yield from (Path(one) for one in (*named, *passwords) if one)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

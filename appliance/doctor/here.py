@@ -29,7 +29,7 @@ from appliance.settings import DEFAULT_FILE, Address, Settings, SettingsError, l
 from appliance.trust.place import Place
 from appliance.wholeness import CATALOGUE
 
-SETTINGS, PASSWORDS = "settings", "passwords"
+SETTINGS, PASSWORDS, OUTSIDE = "settings", "passwords", "outside"
 
 
 def examine_here(
@@ -73,6 +73,10 @@ def examine_here(
     except ValueError:
         what = "clients cannot come by this address"
         report.fault(SETTINGS, url, what, f'[server] public_url = "https://HOST" in {source}')
+        return
+    if settings.server.proxy_protocol and not settings.server.public_url:
+        what = "is for the proxies in front alone, which say who asks; clients come by theirs"
+        report.unseen(OUTSIDE, url, what, "registry doctor https://HOST, with their address")
         return
     if login is None:
         login = _administrator(settings)

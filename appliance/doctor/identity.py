@@ -9,7 +9,7 @@ from cryptography import x509
 from appliance.doctor.findings import Report
 from appliance.serve.certificates import Certificate, CertificateError, load
 from appliance.settings import Settings
-from appliance.trust.peer import Shown, alternatives, covers, missing_issuer, trusted_with
+from appliance.trust.peer import Shown, covers, missing_issuer, told_names, trusted_with
 from appliance.trust.shelves import system_store
 
 CERTIFICATE = "certificate"
@@ -71,7 +71,7 @@ def _examine(
         kind(CERTIFICATE, found.path, what, remedy)
     if host and not covers(found.leaf, host):
         is_well = False
-        names = ", ".join(alternatives(found.leaf)) or "none"
+        names = told_names(found.leaf) or "none"
         report.fault(
             CERTIFICATE,
             found.path,

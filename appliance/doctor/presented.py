@@ -13,10 +13,10 @@ from appliance.doctor.wire import connect
 from appliance.trust.peer import (
     HandshakeError,
     Shown,
-    alternatives,
     covers,
     missing_issuer,
     shake_hands,
+    told_names,
     trusted_with,
 )
 from appliance.trust.place import Place
@@ -95,7 +95,7 @@ def _examine_names(place: Place, shown: Shown, report: Report) -> bool:
     if covers(shown.leaf, place.host):
         report.ok(NAMES, place.host, "is among the names of the certificate")
         return True
-    names = ", ".join(alternatives(shown.leaf)) or "no name at all"
+    names = told_names(shown.leaf) or "no name at all"
     report.fault(
         NAMES,
         place.host,

@@ -6,10 +6,11 @@ from urllib.parse import urlencode, urljoin
 
 import msgspec
 
-from appliance.doctor.asking import Answer, Asker, NoAnswerError
+from appliance.doctor.asking import Asker
 from appliance.doctor.challenge import Challenge
 from appliance.doctor.credentials import Login
 from appliance.doctor.findings import Report
+from appliance.trust.exchange import Answer, NoAnswerError
 from appliance.trust.place import Place
 
 LOGIN, PUSH, PULL, DELETE = "login", "push", "pull", "delete"
@@ -135,7 +136,7 @@ class RoundTrip:
     def _push(self) -> None:
         for digest, content in self._blobs.items():
             started = _expect(self._ask("POST", self._path("blobs/uploads/")), 202)
-            place = urljoin(f"{self._place.url}/", started.headers.get("location", ""))
+            place = _joined(self._place.url, started.headers.get("location", ""))
             if not place.startswith(f"{self._place.url}/"):
                 raise _StepError(
                     f"it sends uploads elsewhere than to {self._place.url}; a proxy in front has to pass"
@@ -193,8 +194,14 @@ def _expect(answer: Answer, status: int) -> Answer:
     except msgspec.DecodeError:
         faults = []
     said = "; ".join(f"{fault.code}, {fault.message}" for fault in faults)
-    text = "".join(letter if letter.isprintable() else " " for letter in said)[:300]
-    raise _StepError(f"{answer.status} {text}".strip())
+    raise _StepError(f"{answer.status} {said[:300]}".strip())
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(f"{url}/", location)
+    except ValueError:
+        return ""
 
 
 def _digest(content: bytes) -> str:

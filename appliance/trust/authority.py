@@ -1,7 +1,6 @@
 """The authority that a registry hands out at /ca.crt, fetched unseen and then held against its certificate."""
 
 import ssl
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.trust import peer
+from appliance.trust.exchange import NoAnswerError, exchange
 from appliance.trust.place import Place
 
 _SIZE_MAX = 64 << 10
@@ -30,8 +30,9 @@ class Offered:
 
     @property
     def subject(self) -> str:
-        """Whose it is, as RFC 4514 writes it."""
-        return self.certificate.subject.rfc4514_string()
+        """Whose it is, as RFC 4514 writes it, for a terminal to show."""
+        told = self.certificate.subject.rfc4514_string()
+        return "".join(letter if letter.isprintable() else "?" for letter in told)
 
     @property
     def fingerprint(self) -> str:
@@ -101,30 +102,20 @@ def fetch(place: Place, within: float) -> Offered:
 
 def _download(place: Place, within: float) -> bytes:
     url = f"{place.url}/ca.crt"
-    deadline = time.monotonic() + within
     # What comes this way is believed by nobody yet: it is checked, shown and asked about first.
-    try:
-        with (
-            httpx2.Client(verify=_believing(), trust_env=False, timeout=within) as client,
-            client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response,
-        ):
-            content = b""
-            for piece in response.iter_raw():
-                content += piece
-                if len(content) > _SIZE_MAX or time.monotonic() > deadline:
-                    raise TrustError(f"{url} is too large, or takes too long, for a certificate")
-    except httpx2.TimeoutException as error:
-        raise TrustError(_unreachable(place, f"no answer within {within:g} seconds")) from error
-    except httpx2.HTTPError as error:
-        raise TrustError(_unreachable(place, str(error))) from error
-    if response.status_code == httpx2.codes.NOT_FOUND:
+    with httpx2.Client(verify=_believing(), trust_env=False, timeout=within) as client:
+        try:
+            answer = exchange(client, "GET", url, within, limit=_SIZE_MAX)
+        except NoAnswerError as error:
+            raise TrustError(_unreachable(place, str(error))) from error
+    if answer.status == httpx2.codes.NOT_FOUND:
         raise TrustError(
             f"{place.name} has no authority of its own to hand out; install the one that issued its"
             " certificate, which its operator knows"
         )
-    if response.status_code != httpx2.codes.OK:
-        raise TrustError(f"{url} answers {response.status_code}; is there a registry?")
-    return content
+    if answer.status != httpx2.codes.OK:
+        raise TrustError(f"{url} answers {answer.status}; is there a registry?")
+    return answer.body
 
 
 def _believing() -> ssl.SSLContext:

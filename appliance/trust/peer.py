@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from OpenSSL import SSL, crypto
 
 from appliance.trust.place import Place, is_address
+
+_NAMES_TOLD = 12
 
 
 class HandshakeError(Exception):
@@ -67,6 +69,11 @@ def shake_hands(sock: socket.socket, host: str, within: float) -> Shown:
     chain = connection.get_peer_cert_chain(as_cryptography=True)
     if not chain:
         raise HandshakeError("it shows no certificate")
+    try:
+        for one in chain:  # which is read piece by piece, and only when it is asked for
+            _ = one.not_valid_before_utc, one.not_valid_after_utc, one.subject, one.issuer
+    except ValueError as error:
+        raise HandshakeError(f"its certificate cannot be read ({error})") from None
     return Shown(connection.get_protocol_version_name(), tuple(chain))
 
 
@@ -98,10 +105,22 @@ def alternatives(leaf: x509.Certificate) -> tuple[str, ...]:
     """List the names and addresses a certificate is for."""
     try:
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):
         return ()
     names = [name.lower() for name in found.get_values_for_type(x509.DNSName)]
     return (*names, *map(str, found.get_values_for_type(x509.IPAddress)))
+
+
+def told_names(leaf: x509.Certificate) -> str:
+    """Write the names and addresses a certificate is for, the first ones where there are many."""
+    names = alternatives(leaf)
+    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+    return ", ".join(names[:_NAMES_TOLD]) + more
 
 
 def trusted_with(shown: Shown, store: crypto.X509Store) -> bool:
@@ -140,7 +159,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     """Tell whether a certificate bears the signature of another one's key, and its name."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, TypeError, ValueError):
+    except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
         return False
     return True
 

@@ -66,7 +66,7 @@ def test_what_is_no_authority_is_refused(authority: trustme.CA, tmp_path: Path) 
     assert "is not the certificate of an authority; do not trust it" in offer(leaf, pem)
     assert "is not one certificate in PEM format" in offer(b"<html>", pem)
     assert "is not one certificate in PEM format" in offer(two, pem)
-    assert "is too large" in offer(b" " * 70_000, pem)
+    assert "the answer is too large" in offer(b" " * 70_000, pem)
 
 
 def test_a_registry_without_one_is_told_of(authority: trustme.CA, tmp_path: Path) -> None:
