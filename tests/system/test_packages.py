@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import tomllib
@@ -16,7 +17,7 @@ from appliance import __version__
 from tests.system import debian, images
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.debian import ROOT
-from tests.system.tools import attempt, environment, run
+from tests.system.tools import attempt, environment, eventually, run
 from tests.unprivileged import NOBODY
 
 _BUILD = ROOT / "packaging" / "build"
@@ -392,6 +393,9 @@ def test_one_file_serves_an_ordinary_user(built: dict[str, Path], folder: Path) 
         assert told == '{"name":"hello","tags":["1"]}\n2 200'
         assert "hello" in one.command("ls").stdout
         assert one.command("verify").returncode == 0
+        os.kill(one.pid, signal.SIGUSR2)
+        eventually(lambda: "serving on" in one.log(), within=30, what="it says that it serves on")
+        assert one.client().request("GET", "/v2/").status == 200
         one.stop()
     finally:
         one.kill()
