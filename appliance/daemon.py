@@ -250,7 +250,7 @@ class Daemon:
     async def _say_alive(self) -> None:
         """Have systemd see that the loop turns, where it wants to."""
         seconds = notify.alive_seconds(os.environ)
-        while seconds is not None:
+        while seconds is not None and not self.is_followed:
             notify.alive()
             await trio.sleep(seconds)
 

@@ -187,6 +187,8 @@ class Predecessor:
 
 async def start_successor(passed: Passed) -> None:
     """Start the next daemon, as this one was started; raises HandoverError."""
+    if os.getpid() == 1:
+        raise HandoverError("a container ends with its first process; start another one instead")
     environment = {
         name: value for name, value in os.environ.items() if name not in _NOT_INHERITED
     } | {VARIABLE: msgspec.json.encode(passed).decode()}

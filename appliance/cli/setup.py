@@ -23,7 +23,7 @@ _DONE = {
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
 @click.option("--remove", is_flag=True, help="Take away what an earlier setup made.")
 def setup(dry_run: bool, remove: bool) -> None:
-    """Let systemd run this installation of the registry, where pip or pipx made it.
+    """Let systemd run what pip or pipx has installed.
 
     Makes units in /etc/systemd/system that start this very installation, the system user registry,
     and /etc/registry.toml if it is not there. It can be done again at any time, and is to be after

@@ -75,6 +75,10 @@ class Staged(Protocol):
     async def discard(self) -> None:
         """Remove the bytes."""
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this process has a claim."""
+
     async def claim(self) -> bool:
         """Keep other daemons from these bytes until `release`; False while one of them has them.
 

@@ -53,13 +53,12 @@ class Sharing:
         Raises SESSION_TAKEN_OVER where that one does not let go of them, and BLOB_UPLOAD_UNKNOWN
         where it has ended the session.
         """
-        claimed = self.is_shared
-        if claimed:
+        if self.is_shared:
             await self._claim(session_id, staged)
         try:
             yield
         finally:
-            if claimed or self.is_shared:  # it may have come to be claimed meanwhile
+            if staged.is_claimed:  # it may have come to be meanwhile
                 with trio.CancelScope(shield=True):  # a descriptor is closed
                     await staged.release()
 

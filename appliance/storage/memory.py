@@ -84,6 +84,11 @@ class StagedMemory:
         await trio.lowlevel.checkpoint()
         self._store.forget(self._id)
 
+    @property
+    def is_claimed(self) -> bool:
+        """Tell that there is nothing to claim."""
+        return False
+
     async def claim(self) -> bool:
         """Tell that nobody else has these bytes: no other process can see them."""
         await self.look_again()

@@ -89,6 +89,11 @@ class StagedFile:
         """Remove the staged bytes; nothing happens where they are gone already."""
         await self._do(self._discard)
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this process has a claim."""
+        return self._claim is not None
+
     async def claim(self) -> bool:
         """Keep other daemons from the file until `release`; False while one of them has it.
 

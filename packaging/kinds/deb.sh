@@ -35,9 +35,9 @@ control() {
   mkdir "$folder"
   sed -e "s/@VERSION@/$version/; s/@ARCHITECTURE@/$(dpkg --print-architecture)/; s/@SIZE@/$size/; s/@LIBC@/$(libc_of "$root")/" \
     -e "s/@MAINTAINER@/${maintainer//[\/&]/}/" \
-    -e "s/@MINOR@/$python_minor/; s/@NEXT@/$((python_minor + 1))/" "$here/deb/control" >"$folder/control"
+    -e "s/@MINOR@/${minors%% *}/; s/@NEXT@/$((${minors##* } + 1))/" "$here/deb/control" >"$folder/control"
   for file in config postinst prerm postrm; do
-    sed "s/@UNITS@/$(units_of "$root")/" "$here/deb/$file" >"$folder/$file"
+    sed "s/@UNITS@/$(units_of "$root")/; s/@BUILT_MINOR@/$python_minor/" "$here/deb/$file" >"$folder/$file"
     chmod 755 "$folder/$file"
   done
   cp "$here/deb/templates" "$folder/templates"

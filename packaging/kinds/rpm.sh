@@ -8,7 +8,7 @@ build_rpm() {
   [ "$package" ] || package=$("$here/build" deb "$work" ${suffix:+--version-suffix "$suffix"})
   version=$(dpkg-deb --field "$package" Version)
   dpkg-deb --extract "$package" "$root"
-  minor=$(echo "$root$home"/lib/python3.*)
+  minor=$(find "$root$home/lib" -mindepth 1 -maxdepth 1 -type d)
   relocate "$root"
   list_files "$root" >"$work/files"
   sed -e "s/@VERSION@/$version/; s/@MINOR@/${minor##*.}/; s/@LIBC@/$(libc_of "$root")/" \

@@ -3,8 +3,14 @@
 # /usr/lib/registry-appliance is a virtual environment on the system's own Python, without pip: whatever is
 # installed with pip elsewhere changes nothing in it. Its bytecode is compiled in such a way that Python never
 # writes it anew, so that packages stay verifiable.
+#
+# One tree serves several versions of Python, and so one package several releases of a system: compiled modules
+# and bytecode have the version in their names, and lie side by side. Bytecode is there for the version that
+# builds; a package makes that of another one when it is installed.
 
 readonly home=/usr/lib/registry-appliance
+# Debian 12 has 3.11, Ubuntu 24.04 has 3.12, Debian 13 has 3.13, Ubuntu 26.04 has 3.14.
+readonly minors="11 12 13 14"
 
 # make_tree ROOT: needs take_source and make_pip.
 make_tree() {
@@ -14,6 +20,7 @@ make_tree() {
   /usr/bin/python3 -m venv --without-pip --symlinks "$environment"
   site=$environment/lib/python3.$python_minor/site-packages
   install_packages "$environment" "$site"
+  other_minors "$environment" "$site"
   shared_data "$root" "$environment"
   thin_out "$environment" "$site"
   find "$environment" -name '*.so' -exec strip --strip-unneeded {} +
@@ -24,7 +31,8 @@ make_tree() {
   mkdir -p "$root/usr/bin"
   ln -s ../lib/registry-appliance/bin/registry "$root/usr/bin/registry"
   ln -sf ../../../bin/python3 "$environment/bin/python3"
-  /usr/bin/python3 -m compileall -q -f -j 0 --invalidation-mode unchecked-hash -s "$root" "$environment/lib"
+  /usr/bin/python3 -m compileall -q -f -j 0 --invalidation-mode unchecked-hash -s "$root" \
+    "$environment/lib/python3.$python_minor"
   find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }
 
@@ -38,6 +46,22 @@ print(*tomllib.load(sys.stdin.buffer)["project"]["dependencies"], sep="\n")' <"$
   "${into[@]}" --requirement "$work/needed"
   PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$site make_wheel "$work" --no-build-isolation
   "${into[@]}" --no-deps "$wheel"
+}
+
+# The compiled modules for the other versions of Python, of just the packages that have any.
+other_minors() {
+  local environment=$1 site=$2 minor
+  PYTHONPATH=$site "$environment/bin/python" -c 'import importlib.metadata as have
+for one in have.distributions():
+    if any(".cpython-" in file.name and file.suffix == ".so" for file in one.files or ()):
+        print(f"{one.name}=={one.version}")' | sort -u >"$work/compiled"
+  for minor in $minors; do
+    [ "$minor" != "$python_minor" ] || continue
+    "${pip[@]}" install --no-compile --only-binary :all: --no-deps --python-version "3.$minor" \
+      --target "$work/3.$minor" --requirement "$work/compiled"
+    (cd "$work/3.$minor" && find . -name "*.cpython-3$minor-*.so" -exec cp --parents {} "$site" \;)
+    ln -s "python3.$python_minor" "$environment/lib/python3.$minor"
+  done
 }
 
 # Units, the settings file, manual pages and completions go where the system looks for them.

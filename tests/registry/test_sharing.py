@@ -203,6 +203,22 @@ async def test_what_the_other_wrote_last_counts_after_its_end(pair: Pair) -> Non
         await pair.new.append(ended, Sent(b"more"))
 
 
+async def test_a_claim_ends_with_its_request_though_the_other_went_away(tmp_path: Path) -> None:
+    only = Neighbour.open(tmp_path)
+    session = await only.uploads.start(HERE, ALICE)
+    slow = Slow(b"one ", b"two ")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(only.append, session, slow)
+        await slow.has_begun.wait()
+        only.sharing.begin(lambda _: None)
+        await only.uploads.share()
+        only.sharing.end()  # it never came to serve
+        slow.go_on.set()
+    only.sharing.begin(lambda _: None)
+    assert await only.append(session, Sent(b"three")) == 13
+    await only.database.aclose()
+
+
 async def test_a_session_that_the_other_has_ended_is_unknown(pair: Pair) -> None:
     published, cancelled = [await pair.old.uploads.start(HERE, ALICE) for _ in range(2)]
     for session in (published, cancelled):

@@ -1,5 +1,6 @@
 """One registry for all tests that do not disturb each other, and its log when one of them fails."""
 
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.system import daemon, debian, tools
 from tests.system.containers import Tool, tool
 from tests.system.daemon import Daemon
+from tests.system.storage import Storage, storage_in
 from tests.system.tools import Network
 
 
@@ -69,6 +71,30 @@ def rootfs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our package for Debian, as this checkout builds it."""
     return debian.deb(tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pip finds the registry, and all that it needs on Debian 12, without a network."""
+    wheel = debian.build("wheel", tmp_path_factory.mktemp("wheel"))
+    folder = tmp_path_factory.mktemp("wheels")
+    fitting = ("--only-binary=:all:", "--python-version=3.11")
+    fetch = ("-m", "pip", "download", "--quiet", "--dest", folder, *fitting, wheel)
+    tools.run(sys.executable, *fetch, within=300, env=debian.builder())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def storage(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """Storage for containers of our own."""
+    with storage_in(rootfs, tmp_path_factory.mktemp("storage")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def archive(storage: Storage, deb: Path) -> Path:
+    """Our container image, as an archive."""
+    return storage.build(deb)
 
 
 @pytest.hookimpl(wrapper=True)

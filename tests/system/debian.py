@@ -11,7 +11,9 @@ from tests.system.tools import attempt, environment, run
 ROOT = Path(__file__).parents[2]
 """The checkout."""
 
-_INCLUDED = "systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,curl,iproute2,skopeo,debconf,openssl"
+INCLUDED = "systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,curl,iproute2,skopeo,debconf,openssl"
+"""systemd, Python and a few clients."""
+
 # systemd starts whatever it starts in groups below that of its first process.
 _HIERARCHIES = (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified"))
 _IN_A_GROUP_OF_ITS_OWN = """
@@ -34,19 +36,19 @@ _FRESH_SECONDS = 7 * 24 * 3600
 _BUILD_SECONDS = 300
 
 
-def debian_root(folder: Path) -> Path:
-    """Debian 12 with systemd, Python and a few clients, as the archive `rootfs.tar` in that folder.
+def debian_root(folder: Path, suite: str = "bookworm", included: str = INCLUDED) -> Path:
+    """A release of Debian with some packages, as an archive in that folder.
 
     Making it takes the better part of a minute; one that is there already and not a week old is taken
     as it is.
     """
-    archive = folder / "rootfs.tar"
+    archive = folder / f"{suite}.tar"
     if archive.exists() and time.time() - archive.stat().st_mtime < _FRESH_SECONDS:
         return archive
     draft = folder / f"{os.getpid()}.tar"
     try:
-        options = ("--variant=minbase", f"--include={_INCLUDED}")
-        run("mmdebstrap", *options, "bookworm", draft, within=_BUILD_SECONDS)
+        options = ("--variant=minbase", f"--include={included}")
+        run("mmdebstrap", *options, suite, draft, within=_BUILD_SECONDS)
         draft.rename(archive)
     finally:
         draft.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Somewhere to plant faults: a registry in a folder of its own, and `registry doctor` over it."""
 
+import base64
 import json
 import os
 import shlex
@@ -16,7 +17,6 @@ from click.testing import CliRunner
 
 from appliance.accounts.schemes import COST_MIN, hash_password
 from appliance.cli import registry as command
-from tests.system import daemon
 from tests.system.daemon import PASSWORD, USER, Daemon
 from tests.system.tools import attempt, environment
 
@@ -114,7 +114,7 @@ def healthy(folder: Path) -> Iterator[Site]:
 def logged_in(folder: Path, address: str, login: str = f"{USER}:{PASSWORD}") -> dict[str, str]:
     """The environment of somebody whose docker keeps this login."""
     folder.mkdir(exist_ok=True)
-    kept = {"auths": {address: {"auth": daemon.base64.b64encode(login.encode()).decode()}}}
+    kept = {"auths": {address: {"auth": base64.b64encode(login.encode()).decode()}}}
     (folder / "config.json").write_text(json.dumps(kept))
     return {"DOCKER_CONFIG": str(folder)}
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,36 +10,10 @@ import pytest
 
 from appliance import __version__
 from tests.system.debian import ROOT
-from tests.system.tools import attempt, environment, eventually, run
+from tests.system.storage import ULIMITS, Storage
+from tests.system.tools import eventually
 
-_BASE = "localhost/registry-test-base"
-# This machine may give containers less than podman asks for.
-_ULIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 _NET_BIND_SERVICE = "0000000000000400"
-
-
-class Storage:
-    """Images and containers that nobody else sees."""
-
-    def __init__(self, folder: Path) -> None:
-        settings = folder / "storage.conf"
-        settings.write_text(
-            f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
-        )
-        self.folder = folder
-        self.environment = environment(
-            HOME=str(folder),
-            CONTAINERS_STORAGE_CONF=str(settings),
-            DEBIAN_FRONTEND="noninteractive",
-        )
-
-    def __call__(self, *argv: str | Path) -> str:
-        """Run buildah, podman or what uses them; its output."""
-        return run(*argv, within=180, env=self.environment).strip()
-
-    def podman(self, *words: str | Path) -> str:
-        """Run podman."""
-        return self("podman", "--cgroup-manager", "cgroupfs", "--events-backend", "none", *words)
 
 
 class Container:
@@ -54,7 +27,7 @@ class Container:
         assert "cap_drop: [ALL]" in compose
         assert 'security_opt: ["no-new-privileges:true"]' in compose
         self._podman(
-            *("run", "--detach", "--name", self._name, "--network", "none", *_ULIMITS),
+            *("run", "--detach", "--name", self._name, "--network", "none", *ULIMITS),
             *("--cap-drop", "all", "--cap-add", capabilities.replace(" ", "")),
             *("--security-opt", "no-new-privileges", "--volume", f"{volume}:/var/lib/registry"),
             image,
@@ -80,27 +53,6 @@ class Container:
     def remove(self) -> None:
         """Remove it, whatever it does."""
         self._podman("rm", "--force", "--time", "0", self._name)
-
-
-@pytest.fixture(scope="module")
-def storage(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    """Storage in which a Debian is for images to be based on."""
-    folder = tmp_path_factory.mktemp("storage")
-    made = Storage(folder)
-    try:
-        made.podman("import", "--quiet", rootfs, _BASE)
-        yield made
-    finally:
-        attempt("umount", folder / "graph" / "vfs")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def archive(storage: Storage, deb: Path) -> Path:
-    """The archive with the image; the image itself is in the storage as well."""
-    options = ("--base", _BASE, "--package", deb)
-    told = storage(ROOT / "packaging" / "build", "image", storage.folder, *options)
-    return Path(told.splitlines()[-1])
 
 
 @pytest.fixture
