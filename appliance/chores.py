@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 
 import structlog
 import trio
@@ -31,6 +32,12 @@ _SNAPSHOTS_EVERY = 600.0  # looks whether a new day has begun
 _ROTATION_LOOK_EVERY = 3600.0
 _VERIFY_LOOK_EVERY = 300.0  # whether it is time to; by then a start is over
 _STATUS_EVERY = 10.0
+_LATE = (
+    "appliance.accounts.issuers",
+    "appliance.serve.http2",
+    "passlib.handlers.md5_crypt",
+    "passlib.handlers.sha2_crypt",
+)
 
 _log = structlog.get_logger()
 
@@ -71,6 +78,7 @@ class Chores:
                     nursery.start_soon(self._watch_catalogue)
                     nursery.start_soon(self._rotate_at_times)
                     nursery.start_soon(self._tell_status)
+                    nursery.start_soon(attempt, "imports", _import_the_rest)
         finally:
             self._ended.set()
 
@@ -163,11 +171,18 @@ class Chores:
 
     async def _tell_status(self) -> None:
         while True:
-            await attempt("a look at how things stand", self._tell_status_once)
             await trio.sleep(_STATUS_EVERY)
+            await attempt("a look at how things stand", self._tell_status_once)
 
     async def _tell_status_once(self) -> None:
         notify.status(await self._registry.summary())
+
+
+async def _import_the_rest() -> None:
+    """Import what is imported only once it is needed, before an upgrade brings another version of it."""
+    await trio.sleep(_SNAPSHOT_AFTER)
+    for module in _LATE:
+        await work.disk(import_module, module)
 
 
 async def attempt(what: str, chore: Callable[[], Awaitable[object]]) -> None:

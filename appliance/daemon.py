@@ -36,7 +36,7 @@ from appliance.banner import describe
 from appliance.chores import Chores
 from appliance.handover import Predecessor
 from appliance.inherited import Inherited, address_of
-from appliance.lock import Note
+from appliance.lock import Note, is_of
 from appliance.operations import OperatorApplication, limit_registry, make_registry
 from appliance.parts import Parts, context_of, in_use
 from appliance.registry.access import Access
@@ -93,6 +93,8 @@ def _prepare(
     settings = load(file, environment)
     log.configure(settings.log.format, settings.log.level)
     source = file or DEFAULT_FILE
+    if predecessor is not None and not is_of(predecessor.lock, settings.data):
+        raise SettingsError([f"{source}: storage.path has changed; a restart is needed."])
     inherited = predecessor.inherited if predecessor else Inherited.from_systemd(environment)
     findings = preflight.examine(settings, source, inherited=inherited)
     if findings.running is not None and predecessor is None:
@@ -152,7 +154,9 @@ class Daemon:
         self._connections = Connections(terms(self._settings))
         self._chores = Chores(parts, self._registry, lambda: self._settings)
         self._served = trio.Event()
-        self._succession = Succession(parts, self._registry, self._chores, predecessor)
+        self._succession = Succession(
+            parts, self._registry, self._chores, self._operator, predecessor
+        )
 
     @property
     def is_followed(self) -> bool:
@@ -172,6 +176,7 @@ class Daemon:
                 nursery.start_soon(self._say_alive)
                 if self._audit is not None:
                     nursery.start_soon(self._audit.run)
+                await self._succession.say_serving()
                 self._started()
                 await self._obey(signals, nursery)
                 nursery.cancel_scope.cancel()
@@ -220,15 +225,15 @@ class Daemon:
         async for number in signals:
             if number == signal.SIGHUP:
                 await self._reload()
-            elif number != signal.SIGUSR2 or await self._succession.hand_over(nursery):
+            elif number != signal.SIGUSR2 or await self._hand_over(signals, nursery):
                 break
         drain_seconds = self._settings.server.drain_seconds
         _log.info("stopping", drain_seconds=drain_seconds, followed=self.is_followed)
-        self._operator.stop()
         if self.is_followed:
             self._connections.retire()
         else:
             notify.stopping("finishing transfers")
+            await self._operator.stop()
             self._connections.close()
         with trio.move_on_after(drain_seconds):
             async with trio.open_nursery() as draining:
@@ -242,6 +247,24 @@ class Daemon:
         await self._succession.leave()
         _log.info("stopped", cut_connections=cut)
 
+    async def _hand_over(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> bool:
+        """Have another daemon follow; tell whether this one is to end, for that reason or another."""
+        is_over = False
+
+        async def listen(scope: trio.CancelScope) -> None:
+            nonlocal is_over
+            async for number in signals:
+                if number in {signal.SIGTERM, signal.SIGINT}:
+                    is_over = True
+                    scope.cancel()
+
+        async with trio.open_nursery() as handing:
+            handing.start_soon(listen, handing.cancel_scope)
+            if await self._succession.hand_over(nursery):
+                is_over = True
+            handing.cancel_scope.cancel()
+        return is_over
+
     async def _hurry(self, signals: AsyncIterator[int], draining: trio.CancelScope) -> None:
         async for number in signals:
             if number not in {signal.SIGHUP, signal.SIGUSR2}:
@@ -250,8 +273,9 @@ class Daemon:
     async def _say_alive(self) -> None:
         """Have systemd see that the loop turns, where it wants to."""
         seconds = notify.alive_seconds(os.environ)
-        while seconds is not None and not self.is_followed:
-            notify.alive()
+        while seconds is not None:
+            if not self.is_followed:
+                notify.alive()
             await trio.sleep(seconds)
 
     async def _reload(self) -> None:

@@ -131,7 +131,7 @@ def _is_here(host: str) -> bool:
 def _said(*command: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603  systemd's own, and a unit's name
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -26,9 +26,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Literal, Self
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Self
 
 import msgspec
 import trio
@@ -43,8 +43,8 @@ VARIABLE = "REGISTRY_HANDOVER"
 
 _START_SECONDS = 60.0
 _ANSWER_SECONDS = 20.0
+_END_SECONDS = 10.0
 _NOT_INHERITED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID")
-_LINE_MAX = 16 << 20
 
 
 class HandoverError(Exception):
@@ -64,7 +64,9 @@ class Passed(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one daemon says to the other."""
 
-    says: Literal["ready", "refused", "yours", "serving", "give up", "leases"]
+    says: str
+    """"ready", "refused", "yours", "serving", "give up" or "leases"; what a later version says
+    beside that is passed over."""
     pid: int = 0
     reason: str = ""
     session: str = ""
@@ -77,14 +79,18 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self._arrived = bytearray()
+        self._unexpected: list[Message] = []
         self._turn = trio.Lock()
         self._asked, self._wanted = trio.open_memory_channel[str](1000)
 
     async def say(self, message: Message) -> None:
         """Say something; raises HandoverError where nobody listens any more."""
         try:
-            async with self._turn:
-                await self._stream.send_all(msgspec.json.encode(message) + b"\n")
+            with trio.fail_after(_ANSWER_SECONDS):
+                async with self._turn:
+                    await self._stream.send_all(msgspec.json.encode(message) + b"\n")
+        except trio.TooSlowError:
+            raise HandoverError("the other daemon does not listen") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise HandoverError("the other daemon has ended") from None
 
@@ -101,20 +107,21 @@ class Channel:
 
     async def hear(self) -> AsyncIterator[Message]:
         """Hear what the other daemon says, until it ends."""
+        for unexpected in self._unexpected:
+            yield unexpected
         while (message := await self._next()) is not None:
             yield message
 
     async def expect(self, says: str) -> Message:
-        """Wait for one thing to be said; raises HandoverError where something else happens."""
+        """Wait for one thing to be said, in time; raises HandoverError where it is not."""
         with trio.move_on_after(_START_SECONDS if says == "ready" else _ANSWER_SECONDS):
-            message = await self._next()
-            if message is None:
-                raise HandoverError("the other daemon has ended; its log tells why")
-            if message.says == "refused":
-                raise HandoverError(message.reason)
-            if message.says != says:
-                raise HandoverError(f"the other daemon says {message.says!r}, not {says!r}")
-            return message
+            while (message := await self._next()) is not None:
+                if message.says == "refused":
+                    raise HandoverError(message.reason)
+                if message.says == says:
+                    return message
+                self._unexpected.append(message)
+            raise HandoverError("the other daemon has ended; its log tells why")
         raise HandoverError("the other daemon does not answer in time")
 
     async def close(self) -> None:
@@ -127,15 +134,15 @@ class Channel:
                 piece = await self._stream.receive_some()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
-            if not piece or len(self._arrived) > _LINE_MAX:
+            if not piece:
                 return None
             self._arrived += piece
         line = bytes(self._arrived[:end])
         del self._arrived[: end + 1]
         try:
             return msgspec.json.decode(line, type=Message)
-        except msgspec.DecodeError as error:  # another version, with other words
-            raise HandoverError(f"the other daemon is not understood: {error}") from error
+        except msgspec.DecodeError:  # another version, with other words
+            return Message("")
 
 
 class Predecessor:
@@ -202,8 +209,8 @@ async def start_successor(passed: Passed) -> None:
         raise HandoverError(f"the next daemon has ended at once, with status {status}")
 
 
-@contextmanager
-def killed_unless_done(pid: int) -> Iterator[None]:
+@asynccontextmanager
+async def killed_unless_done(pid: int) -> AsyncIterator[None]:
     """Kill a daemon that is ready if it does not come to serve: it must not do so later, unnoticed.
 
     Raises HandoverError where it has ended already.
@@ -217,6 +224,10 @@ def killed_unless_done(pid: int) -> Iterator[None]:
     except BaseException:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGKILL)
+        with trio.move_on_after(
+            _END_SECONDS, shield=True
+        ):  # what it has begun to write must be over
+            await trio.lowlevel.wait_readable(process)
         raise
     finally:
         os.close(process)

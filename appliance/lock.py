@@ -46,10 +46,10 @@ class FolderLock:
     def __init__(self, folder: Path, passed_on: int | None = None) -> None:
         """Take the lock; raises HeldError, or OSError where the folder cannot be written."""
         path = folder / _NAME
-        if passed_on is not None and os.path.samestat(os.fstat(passed_on), path.stat()):
-            self._descriptor = passed_on
-        else:
+        if passed_on is None:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        else:
+            self._descriptor = passed_on
         for attempt in range(_ATTEMPTS):
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,9 +62,10 @@ class FolderLock:
         last = _read(path)
         self.stopped_at = last.stopped_at if last else 0.0
         """When the last daemon stopped, 0 after a crash or where there was none."""
+        self._note = Note(os.getpid())
         self._is_ours = passed_on is None
         if self._is_ours:
-            self.write(Note(os.getpid()))
+            self.write(self._note)
 
     @property
     def descriptor(self) -> int:
@@ -74,8 +75,13 @@ class FolderLock:
     def write(self, note: Note) -> None:
         """Replace the note."""
         self._is_ours = True
+        self._note = note
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, msgspec.json.encode(note) + b"\n", 0)
+
+    def renew(self) -> None:
+        """Write the note once more: another daemon may have replaced it."""
+        self.write(self._note)
 
     def release(self, *, stopped: bool = False) -> None:
         """Let the folder go; `stopped` says that a daemon has just stopped in good order."""
@@ -83,6 +89,14 @@ class FolderLock:
             if self._is_ours:
                 self.write(Note(0, stopped_at=time.time() if stopped else self.stopped_at))
         os.close(self._descriptor)
+
+
+def is_of(descriptor: int, folder: Path) -> bool:
+    """Tell whether a lock that is passed on is that of a folder."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), (folder / _NAME).stat())
+    except OSError:
+        return False
 
 
 def holder(folder: Path) -> Note | None:

@@ -86,6 +86,8 @@ class OperatorApplication:
             "snapshot": self._snapshot,
         }
         self._running: set[trio.CancelScope] = set()
+        self._idle = trio.Event()
+        self._idle.set()
         self._stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,11 +101,16 @@ class OperatorApplication:
         with suppress(ClientGoneError):
             await self._operate(exchange, operation)
 
-    def stop(self) -> None:
-        """End what runs, and let nothing begin any more."""
+    async def stop(self) -> None:
+        """End what runs, and let nothing begin any more, unless `resume` is called."""
         self._stopping = True
         for scope in self._running:
             scope.cancel()
+        await self._idle.wait()
+
+    def resume(self) -> None:
+        """Let operations begin again."""
+        self._stopping = False
 
     async def _operate(self, exchange: Exchange, operation: Operation) -> None:
         telling = _Telling(exchange)
@@ -111,6 +118,7 @@ class OperatorApplication:
         await exchange.begin_lines()
         with trio.CancelScope() as scope:
             self._running.add(scope)
+            self._idle = trio.Event() if self._idle.is_set() else self._idle
             if self._stopping:
                 scope.cancel()
             try:
@@ -121,6 +129,8 @@ class OperatorApplication:
                     nursery.cancel_scope.cancel()
             finally:
                 self._running.discard(scope)
+                if not self._running:
+                    self._idle.set()
         await exchange.end_lines(outcome)
 
     async def _gc(self, arguments: Arguments, report: Report) -> Totals:

@@ -110,7 +110,8 @@ def open_sockets(
         ("server.plain", settings.server.plain, sockets.plain),
     ):
         for address in addresses:
-            if address in held or (held and addresses is DEFAULT_LISTEN):
+            taken = held if inherited is None else sockets.tls
+            if address in held or (taken and addresses is DEFAULT_LISTEN):
                 continue
             try:
                 opened.extend(bind(address.host, address.port))

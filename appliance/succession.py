@@ -23,6 +23,7 @@ from appliance.handover import (
     start_successor,
 )
 from appliance.oci.errors import RegistryError
+from appliance.operations import OperatorApplication
 from appliance.parts import Parts
 from appliance.registry.registry import Registry
 
@@ -33,11 +34,17 @@ class Succession:
     """The daemons before and after this one, if there are any."""
 
     def __init__(
-        self, parts: Parts, registry: Registry, chores: Chores, predecessor: Predecessor | None
+        self,
+        parts: Parts,
+        registry: Registry,
+        chores: Chores,
+        operator: OperatorApplication,
+        predecessor: Predecessor | None,
     ) -> None:
         self._parts = parts
         self._registry = registry
         self._chores = chores
+        self._operator = operator
         self._predecessor = predecessor
         self._before: Channel | None = None  # until that one has ended
         self._after: Channel | None = None
@@ -61,6 +68,12 @@ class Succession:
         self._before = await self._predecessor.take_over()
         return True
 
+    async def say_serving(self) -> None:
+        """Let the daemon before know that this one accepts connections, if there is one."""
+        if self._before is not None:
+            with suppress(HandoverError):  # it has ended, which `hear_before` notices
+                await self._before.say(Message("serving"))
+
     async def hear_before(self) -> None:
         """Follow the daemon before to its end; without a word about its leases, all count anew."""
         channel = self._before
@@ -69,11 +82,9 @@ class Succession:
         leases = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.pass_on_asking)
-            with suppress(HandoverError):
-                await channel.say(Message("serving"))
-                async for message in channel.hear():
-                    self._give_up(message, self._after)
-                    leases = message.leases or leases
+            async for message in channel.hear():
+                self._give_up(message, self._after)
+                leases = message.leases or leases
             nursery.cancel_scope.cancel()
         if leases is None:
             self._registry.leases.touch_all_before(0)
@@ -91,18 +102,18 @@ class Succession:
         The steps are those of `handover`.
         """
         _log.info("starting the next daemon")
-        database = self._parts.folder.database
         try:
-            await database.leave_checkpoints()
+            await self._parts.folder.database.leave_checkpoints()
             channel, pid = await self._let_take_over()
-        except (HandoverError, RegistryError) as error:
-            self._after = None
-            self._end_sharing()
-            database.take_checkpoints()
-            if self._chores.ended:
-                nursery.start_soon(self._chores.run)
+        except (HandoverError, RegistryError, OSError) as error:
+            await self._resume(nursery)
             _log.error("not followed by another daemon, serving on", reason=str(error))
+            notify.status(f"not followed by another registry: {error}")
             return False
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._resume(nursery)
+            raise
         notify.succeeded_by(pid)
         nursery.start_soon(channel.pass_on_asking)
         nursery.start_soon(self._hear_after, channel)
@@ -122,17 +133,29 @@ class Succession:
             with theirs:
                 await start_successor(self._passed(theirs))
             successor = await channel.expect("ready")
-            with killed_unless_done(successor.pid):
+            async with killed_unless_done(successor.pid):
                 await self._chores.end()
+                await self._operator.stop()
                 self._after = channel
                 self._share()
                 await self._registry.uploads.share()
                 await channel.say(Message("yours"))
                 await channel.expect("serving")
         except BaseException:
-            await channel.close()
+            with trio.CancelScope(shield=True):
+                await channel.close()
             raise
         return channel, successor.pid
+
+    async def _resume(self, nursery: trio.Nursery) -> None:
+        """Go on as if no other daemon had been started."""
+        self._after = None
+        await self._registry.uploads.look_again()
+        self._end_sharing()
+        self._parts.folder.lock.renew()
+        self._operator.resume()
+        if self._chores.ended:
+            nursery.start_soon(self._chores.run)
 
     def _passed(self, theirs: socket.socket) -> Passed:
         sockets, systemd = self._parts.sockets, self._parts.systemd
@@ -154,6 +177,7 @@ class Succession:
         """Know that it is not any more, unless there is yet another one."""
         if self._before is None and self._after is None:
             self._parts.folder.database.share(shared=False)
+            self._parts.folder.database.take_checkpoints()
             self._registry.sharing.end()
 
     def _ask_for(self, session: str) -> None:
@@ -162,9 +186,8 @@ class Succession:
                 channel.ask(session)
 
     async def _hear_after(self, channel: Channel) -> None:
-        with suppress(HandoverError):
-            async for message in channel.hear():
-                self._give_up(message, self._before)
+        async for message in channel.hear():
+            self._give_up(message, self._before)
 
     def _give_up(self, message: Message, elsewhere: Channel | None) -> None:
         if message.session:

@@ -138,10 +138,23 @@ async def test_a_registry_that_stops_ends_the_work_and_says_so(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.ask, "work")
         await wait_all_tasks_blocked()
-        application.stop()
+        await application.stop()
     await late.ask("work")
     for one in (client, late):
         assert (one.lines, one.ended) == ([{"error": "the registry is stopping"}], True)
+
+
+async def test_once_it_goes_on_after_all_work_is_done_again(
+    application: OperatorApplication,
+) -> None:
+    async def work(arguments: Arguments, report: Report) -> str:
+        return "done"
+
+    await application.stop()
+    application.resume()
+    client = offering(application, work)
+    await client.ask("work")
+    assert client.lines == [{"result": "done"}]
 
 
 async def test_what_fails_is_told_in_a_sentence(application: OperatorApplication) -> None:

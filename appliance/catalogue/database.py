@@ -79,7 +79,13 @@ class Database:
     """An open database; `aclose` ends its thread."""
 
     def __init__(
-        self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, seals: Seals
+        self,
+        path: Path,
+        writer: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        seals: Seals,
+        *,
+        seals_it: bool,
     ) -> None:
         self._path = path
         self._seals = seals
@@ -87,7 +93,7 @@ class Database:
         self._reader = reader
         self._groups = 0
         self._shared = False
-        self._seals_it = True
+        self._seals_it = seals_it
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_groups, name="catalogue", daemon=True)
         self._thread.start()
@@ -97,7 +103,8 @@ class Database:
         """Open or create a database with today's tables.
 
         Raises sqlite3.Error, SchemaTooNewError for a file from a later version, or
-        SchemaTooOldError for one from an earlier version that is to be left `as_it_is`.
+        SchemaTooOldError for one from an earlier version that is to be left `as_it_is`, because
+        another process is at work in it; then no checkpoints are made before `take_checkpoints`.
         """
         seals = None
         writer = _connect(path, any_thread=True)
@@ -108,13 +115,14 @@ class Database:
             writer.execute("PRAGMA synchronous = FULL")
             writer.execute("PRAGMA foreign_keys = ON")
             migrate(writer, as_it_is=as_it_is)
-            seals.carry_over(writer)
+            if not as_it_is:
+                seals.carry_over(writer)
             reader = _connect(path, any_thread=False)
             reader.execute("PRAGMA query_only = ON")
         except BaseException:
             _close(writer, seals)
             raise
-        return cls(path, writer, reader, seals)
+        return cls(path, writer, reader, seals, seals_it=not as_it_is)
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -126,9 +134,13 @@ class Database:
     def share(self, *, shared: bool) -> None:
         """Know whether another process writes here as well."""
         self._shared = shared
+        self._groups += 1  # whatever was read may be another's by now
 
     async def leave_checkpoints(self) -> None:
-        """Make no checkpoints any more: one process does, as it alone knows the sums of pages."""
+        """Make no checkpoints any more.
+
+        What another process commits in the middle of one would be carried over without its sum.
+        """
 
         def leave(_: sqlite3.Connection) -> None:
             self._seals_it = False
@@ -136,7 +148,7 @@ class Database:
         await self.write(leave)  # in the thread that makes them, so that none is under way
 
     def take_checkpoints(self) -> None:
-        """Make checkpoints again, after all."""
+        """Make checkpoints: nobody else writes here now."""
         self._seals_it = True
 
     def read(
@@ -271,7 +283,7 @@ class Database:
     async def abandon(self) -> None:
         """Finish what is queued, and leave all open for the end of the process, which is near.
 
-        To close it could make SQLite carry pages over whose sums another process keeps.
+        To close it could make SQLite carry pages over, although another process keeps their sums.
         """
         self._queue.put(None)
         await work.disk(self._thread.join)
@@ -280,6 +292,8 @@ class Database:
         """Close likewise where no loop runs."""
         self._queue.put(None)
         self._thread.join()
+        if not self._seals_it:
+            return  # see `abandon`
         self._reader.close()
         with suppress(OSError, sqlite3.Error):
             self._seals.carry_over(self._writer)

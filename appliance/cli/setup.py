@@ -77,7 +77,9 @@ def _remove(*, dry_run: bool) -> None:
 
 def _stop(found: list[File]) -> None:
     units = [file.path.name for file in found if file.path.suffix in (".service", ".socket")]
-    _run("systemctl", "disable", "--now", "--quiet", *(name for name in units if "@" not in name))
+    enabled = [name for name in units if "@" not in name]
+    if enabled:
+        _run("systemctl", "disable", "--now", "--quiet", *enabled)
 
 
 def _run(program: str, *words: str) -> None:

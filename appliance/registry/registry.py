@@ -77,7 +77,12 @@ class Registry:
             sharing=self.sharing,
         )
         self.scrub = Scrub(
-            store=store, records=inspection, locks=locks, sweep=self.sweep, damage=damage
+            store=store,
+            records=inspection,
+            locks=locks,
+            sweep=self.sweep,
+            damage=damage,
+            sharing=self.sharing,
         )
         self.undo = Undo(
             store=store,
@@ -85,6 +90,7 @@ class Registry:
             locks=locks,
             sweep=self.sweep,
             objection=self.manifests.objection,
+            sharing=self.sharing,
         )
         self.readiness = Readiness(store=store, records=records, space=self.space)
         self._records = records

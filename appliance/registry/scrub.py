@@ -17,6 +17,7 @@ from appliance.registry.ports import BlobStore
 from appliance.registry.progress import Progress, Report, unheard
 from appliance.registry.records import InspectionRecords
 from appliance.registry.round import Place, Round, ScrubRules
+from appliance.registry.sharing import Sharing
 from appliance.registry.strays import Strays
 from appliance.registry.sweep import Sweep
 
@@ -34,10 +35,12 @@ class Scrub:
         locks: DigestLocks,
         sweep: Sweep,
         damage: Damage,
+        sharing: Sharing,
     ) -> None:
         self._store = store
         self._records = records
         self._damage = damage
+        self._sharing = sharing
         self._strays = Strays(store=store, records=records, locks=locks, sweep=sweep)
         self._turn = trio.Lock()
         self._background: trio.CancelScope | None = None
@@ -50,6 +53,7 @@ class Scrub:
 
         Raises NAME_UNKNOWN, and STORE_UNAVAILABLE and its like where it cannot be done at all.
         """
+        await self._sharing.be_alone(report)
         if self._background is not None:
             self._background.cancel()
         if self._turn.locked():
@@ -60,6 +64,7 @@ class Scrub:
 
     async def run_by_itself(self, rules: ScrubRules) -> Verified | None:
         """Go on with the round that runs by itself; None where an operator's goes before it."""
+        await self._sharing.be_alone(unheard)
         with trio.CancelScope() as scope:
             self._background = scope  # also while it waits, lest an operator's waits behind it
             try:

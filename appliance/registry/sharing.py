@@ -14,6 +14,7 @@ import trio
 
 from appliance.oci.errors import SESSION_TAKEN_OVER
 from appliance.registry.ports import Staged
+from appliance.registry.progress import Progress, Report
 
 _CLAIM_SECONDS = 10.0  # of which a request that is asked to give up a session needs a moment
 _ASK_EVERY = 0.05
@@ -34,16 +35,19 @@ class Sharing:
 
     def begin(self, ask: Callable[[str], None]) -> None:
         """Know that there is another daemon; `ask` tells it to give up an upload session."""
+        if self._ask is None:
+            self._alone = trio.Event()
         self._ask = ask
-        self._alone = trio.Event()
 
     def end(self) -> None:
         """Know that there is none any more."""
         self._ask = None
         self._alone.set()
 
-    async def until_alone(self) -> None:
-        """Wait until there is no other daemon."""
+    async def be_alone(self, report: Report) -> None:
+        """Wait until there is no other daemon, and say so."""
+        if self.is_shared:
+            report(Progress("waiting for transfers that began before an upgrade", 0))
         await self._alone.wait()
 
     @asynccontextmanager

@@ -89,9 +89,7 @@ class Sweep:
 
         Waits until no other daemon is at work in the folder.
         """
-        if self._sharing.is_shared:
-            report(Progress("waiting for transfers that began before an upgrade", 0))
-            await self._sharing.until_alone()
+        await self._sharing.be_alone(report)
         if self._turn.locked():
             report(Progress("waiting for a backup or another sweep to end", 0))
         async with self._turn:

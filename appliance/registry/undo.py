@@ -35,6 +35,7 @@ from appliance.registry.pace import Pacer
 from appliance.registry.ports import BlobStore
 from appliance.registry.progress import Report, unheard
 from appliance.registry.records import PastRecords
+from appliance.registry.sharing import Sharing
 from appliance.registry.sweep import Sweep
 
 _DEPTH_MAX = 8  # indexes within indexes
@@ -51,12 +52,14 @@ class Undo:
         locks: DigestLocks,
         sweep: Sweep,
         objection: Callable[[str, str], RegistryError | None],
+        sharing: Sharing,
     ) -> None:
         self._store = store
         self._records = records
         self._locks = locks
         self._sweep = sweep
         self._objection = objection
+        self._sharing = sharing
 
     async def changes(self, repository: str, tag: str | None, limit: int) -> list[Change]:
         """List the latest changes of a repository or of one of its tags, the last one first."""
@@ -71,6 +74,7 @@ class Undo:
         where nobody knows of it, MANIFEST_BLOB_UNKNOWN listing what is gone for good, and
         TAG_IMMUTABLE.
         """
+        await self._sharing.be_alone(report)
         if digest is None:
             digest = await self._records.last_manifest(repository, tag)
             if digest is None:

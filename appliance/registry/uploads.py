@@ -32,14 +32,13 @@ from appliance.protocol.session import Session, accept_chunk, range_header
 from appliance.registry.leases import Leases
 from appliance.registry.locks import DigestLocks
 from appliance.registry.ports import BlobStore, Body, Staged
+from appliance.registry.progress import unheard
 from appliance.registry.quotas import Quotas
 from appliance.registry.records import SessionRecords
 from appliance.registry.sharing import Sharing
 from appliance.registry.space import Space
 
-_HOLDERS_MAX = 100
-_STRAY_SECONDS = 3600.0
-"""Staged bytes of this age without a session are nobody's; younger ones may be on their way to one."""
+_STRAY_SECONDS = 3600.0  # staged bytes without a session may be on their way to one when younger
 
 _log = structlog.get_logger()
 
@@ -122,8 +121,8 @@ class Uploads:
         return 0 if await self._records.has_blob(repository, digest) else size
 
     async def holders(self, digest: Digest) -> list[str]:
-        """List repositories that a blob could be mounted from, some of them if they are many."""
-        return await self._records.holders(digest, _HOLDERS_MAX)
+        """List repositories that a blob could be mounted from, a hundred at most."""
+        return await self._records.holders(digest, 100)
 
     async def offset(self, repository: str, account: str, session_id: str) -> int:
         """Return how many bytes a session holds; raises BLOB_UPLOAD_UNKNOWN."""
@@ -235,10 +234,9 @@ class Uploads:
     async def expire(self, untouched_seconds: float) -> int:
         """End all sessions that nobody has written to for that long; return how many.
 
-        What a failing disk kept from being removed when it should have been goes with them. Waits
-        for the end of any other daemon.
+        So does what a failing disk kept from being removed. Waits for the end of any other daemon.
         """
-        await self._sharing.until_alone()
+        await self._sharing.be_alone(unheard)
         ended = 0
         # Records before files: a session begun in between has no record here, so it is left alone.
         records = await self._records.sessions()
@@ -286,8 +284,10 @@ class Uploads:
         """Have count what the other daemon has done to sessions, for the last time."""
         for session in tuple(self._open.values()):
             if session.writing is None:
-                with suppress(RegistryError):  # it has ended: whoever asks for it is told so
+                try:
                     await session.staged.look_again()
+                except RegistryError:  # it has ended
+                    self._open.pop(session.record.id, None)
 
     def give_up(self, session_id: str) -> None:
         """End the request that writes to a session, if one does: another daemon goes on with it."""
@@ -305,7 +305,8 @@ class Uploads:
                 session = await self._find(record.repository, record.account, record.id)
                 await session.staged.catch_up()
             except RegistryError as error:
-                _log.warning("upload session lost", session=record.id, reason=error.message)
+                if not self._sharing.is_shared:  # else the other daemon may have ended it
+                    _log.warning("upload session lost", session=record.id, reason=error.message)
 
     async def _append(
         self,

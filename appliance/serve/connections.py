@@ -242,10 +242,10 @@ class Connections:
         connection = kind(stream, application, endpoints, self._terms.timeouts)
         self._served.add(connection)
         try:
-            if self._retiring and isinstance(connection, Http1Connection):
-                connection.retire()
-            if self._closing:
+            if self._closing or (self._retiring and not isinstance(connection, Http1Connection)):
                 connection.stop()
+            elif self._retiring and isinstance(connection, Http1Connection):
+                connection.retire()
             await connection.serve()
         finally:
             self._served.discard(connection)

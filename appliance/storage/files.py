@@ -72,8 +72,8 @@ class FileStore(Upkeep):
         new_hasher(algorithm)
         path = self._uploads / session_id
         with translated(STORE_UNAVAILABLE):
-            await work.disk(_create, path)
-        return StagedFile(self.path, path, algorithm, 0)
+            there = await work.disk(_create, path)
+        return StagedFile(self.path, path, algorithm, 0, seen=mark(there))
 
     async def resume(self, session_id: str, algorithm: str) -> StagedFile:
         """Take up a blob that was begun before a restart; raises BLOB_UPLOAD_UNKNOWN."""
@@ -171,8 +171,12 @@ class FileStore(Upkeep):
         (self._uploads / session_id).unlink(missing_ok=True)
 
 
-def _create(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+def _create(path: Path) -> os.stat_result:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _probe(path: Path) -> None:

@@ -119,6 +119,8 @@ class StagedFile:
             return step(*args)
 
     def _lock(self) -> bool:
+        if self._claim is not None:
+            return True
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,6 +205,8 @@ class StagedFile:
         if self._named != target:
             descriptor = os.open(self._path, os.O_RDONLY)
             try:
+                if os.fstat(descriptor).st_size != self.size:
+                    raise OSError(errno.EIO, "a staged file is not as long as it was")
                 self._flush(os.fsync, descriptor)
             finally:
                 os.close(descriptor)

@@ -15,6 +15,6 @@ build_image() {
   buildah build --isolation chroot --format oci --build-arg "BASE=$base" --tag "$name" "$context"
   made=$target/registry-appliance-$version.oci.tar
   rm -f "$made"
-  buildah push --quiet "$name" "oci-archive:$made:$version"
+  buildah push --quiet "$name" "oci-archive:$made:$name"
   echo "$made" >&3
 }

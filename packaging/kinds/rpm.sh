@@ -11,7 +11,8 @@ build_rpm() {
   minor=$(find "$root$home/lib" -mindepth 1 -maxdepth 1 -type d)
   relocate "$root"
   list_files "$root" >"$work/files"
-  sed -e "s/@VERSION@/$version/; s/@MINOR@/${minor##*.}/; s/@LIBC@/$(libc_of "$root")/" \
+  sed -e "s/@VERSION@/$version/; s/@MINOR@/${minor##*.}/g; s/@FIRST@/${minors%% *}/; s/@NEXT@/$((${minors##* } + 1))/" \
+    -e "s/@LIBC@/$(libc_of "$root")/" \
     -e "s|@TREE@|$root|; s|@FILES@|$work/files|; s/@UNITS@/$(units_of "$root/usr")/" \
     "$here/rpm/registry-appliance.spec" >"$work/registry-appliance.spec"
   rpmbuild -bb --quiet --nodeps --define "_topdir $work/rpm" --define "_rpmdir $work/made" \

@@ -286,3 +286,26 @@ async def test_a_reader_that_holds_a_checkpoint_up_does_not_hold_writes_up(
     await opened.write(1)  # the attempt comes after whoever waits has been told
     assert attempts == 2
     other.close()
+
+
+async def test_two_processes_at_work_carry_nothing_over_until_one_is_alone(opened: Opened) -> None:
+    await opened.write(200)
+    await opened.reopen()
+    before = opened.path.read_bytes()
+    await opened.database.leave_checkpoints()
+    other = Database.open(opened.path, as_it_is=True)
+
+    def writing(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO noise VALUES (1, ?)", (CHANCE.randbytes(1000),))
+
+    for _ in range(CHECKPOINT_PAGES):
+        await opened.database.write(writing)
+        await other.write(writing)
+    assert opened.path.read_bytes() == before
+    await opened.database.abandon()
+    other.take_checkpoints()
+    await other.write(writing)
+    await other.aclose()
+    opened.database = Database.open(opened.path)
+    assert opened.path.read_bytes() != before
+    assert await opened.damaged() == []

@@ -118,6 +118,14 @@ async def test_a_session_goes_on_at_either(pair: Pair) -> None:
         assert await one.content(Digest.of(content)) == content
 
 
+async def test_a_session_that_one_begins_and_the_other_writes_first(pair: Pair) -> None:
+    session = await pair.old.uploads.start(HERE, ALICE)
+    assert await pair.new.append(session, Sent(b"0123456789")) == 10
+    assert await pair.old.append(session, Sent(b"abc")) == 13
+    await pair.old.commit(session, b"0123456789abc")
+    assert await pair.new.content(Digest.of(b"0123456789abc")) == b"0123456789abc"
+
+
 async def test_bytes_that_the_other_has_changed_are_hashed_anew(pair: Pair) -> None:
     session = await pair.old.uploads.start(HERE, ALICE)
     await pair.old.append(session, Sent(b"abcd"))

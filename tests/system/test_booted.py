@@ -205,11 +205,13 @@ journalctl -u registry | grep -F 'Registry {__version__}{_SUFFIX} at'
 kill -KILL "$(main_process)"
 wait_for 10 answers
 
-# Both ports are held by systemd for those who wish so.
+# Both ports are held by systemd for those who wish so, and the doctor has nothing against it.
 systemctl stop registry
 systemctl start registry.socket
 [ "$(curl -sS -o /dev/null -w '%{{http_code}}' http://registry.test/v2/)" = 308 ]
 answers
+registry doctor >/tmp/found || [ "$(grep -c FAIL /tmp/found)" = "$(grep -c 'FAIL.*clock' /tmp/found)" ]
+cat /tmp/found
 systemctl stop registry.socket registry
 
 # Removed, its data stays, and when it is purged, too, unless somebody says otherwise.
@@ -218,6 +220,8 @@ apt-get remove -y registry-appliance
 ! systemctl is-active --quiet registry
 [ -s /var/lib/registry/catalogue.sqlite3 ]
 [ -e /etc/registry.toml ]
+apt-get install -y /outside/registry.deb
+wait_for 10 answers
 apt-get purge -y registry-appliance
 [ -s /var/lib/registry/catalogue.sqlite3 ]
 [ ! -e /etc/registry.toml ]
@@ -237,25 +241,7 @@ apt-get purge -y registry-appliance
     assert asked["slowest"] < 2
 
 
-@pytest.mark.parametrize("where", ["environment", "system"])
-def test_from_pip(system: Path, outside: Path, wheels: Path, where: str) -> None:
-    options = "--quiet --no-index --find-links /wheels registry-appliance"
-    install = {
-        "environment": f"/opt/registry/bin/pip install {options}",
-        "system": f"/opt/registry/bin/pip --python /usr/bin/python3 install --break-system-packages {options}",
-    }[where]
-    setup = {
-        "environment": """
-ln -s /opt/registry/bin/registry /usr/local/bin/
-registry setup
-registry setup
-""",
-        # As root, pip has put the units where systemd looks for them.
-        "system": """
-[ -e /usr/local/lib/systemd/system/registry.service ]
-cp /usr/local/share/registry-appliance/registry.toml /etc/registry.toml
-""",
-    }[where]
+def test_from_pip(system: Path, outside: Path, wheels: Path) -> None:
     debian.booted(
         system,
         outside,
@@ -263,8 +249,9 @@ cp /usr/local/share/registry-appliance/registry.toml /etc/registry.toml
 {_PREPARE}
 names
 python3 -m venv /opt/registry
-{install}
-{setup}
+/opt/registry/bin/pip install --quiet --no-index --find-links /wheels registry-appliance
+ln -s /opt/registry/bin/registry /usr/local/bin/
+registry setup
 systemctl start registry
 {_USE}
 before=$(main_process)
@@ -275,7 +262,8 @@ systemctl kill --kill-whom=main --signal=SIGUSR2 registry
 wait_for 10 is_other "$before"
 answers
 systemctl stop registry
-{"registry setup --remove; [ ! -e /etc/systemd/system/registry.service ]" if where == "environment" else ""}
+registry setup --remove
+[ ! -e /etc/systemd/system/registry.service ]
 [ -s /var/lib/registry/catalogue.sqlite3 ]
 """,
         f"--bind-ro={wheels}:/wheels",

@@ -225,7 +225,7 @@ def test_who_stops_waits_for_the_transfers_of_the_one_before(daemon: Daemon) -> 
     ("fault", "words"),
     [
         ('[server]\nlisten = "nowhere"\n', "server.listen must be"),
-        ('[storage]\npath = "/proc/nothing"\n', "storage.path"),
+        ('[storage]\npath = "/proc/nothing"\n', "storage.path has changed; a restart is needed"),
     ],
 )
 def test_where_the_next_one_cannot_start_the_old_one_serves_on(
@@ -244,11 +244,27 @@ def test_where_the_next_one_cannot_start_the_old_one_serves_on(
     assert client.get_blob(REPOSITORY, digest).body == b"content"
     client.push_blob(REPOSITORY, b"more")
     daemon.settings.write_text(right)
-    assert daemon.command("ls").returncode == 0
+    assert daemon.command("gc").returncode == 0
     hand_over(daemon)
     assert daemon.wait() == 0
     assert client.get_blob(REPOSITORY, digest).body == b"content"
     assert daemon.command("verify").returncode == 0
+
+
+def test_who_is_told_to_stop_meanwhile_stops_and_leaves_none_behind(daemon: Daemon) -> None:
+    for pause in (0.0, 0.2, 0.4, 0.6):
+        os.kill(note_of(daemon).pid, signal.SIGUSR2)
+        time.sleep(pause)
+        daemon.terminate()
+        assert daemon.wait() == 0
+        for _ in range(2):
+            left = holder(daemon.storage)
+            if left is not None:  # it had taken over before
+                os.kill(left.pid, signal.SIGTERM)
+                eventually(lambda: holder(daemon.storage) is None, within=20, what="it ends")
+            time.sleep(0.5)
+        assert holder(daemon.storage) is None
+        daemon.start()
 
 
 def test_a_new_one_that_dies_leaves_the_old_ones_transfers_alone(daemon: Daemon) -> None:
