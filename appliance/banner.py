@@ -8,6 +8,7 @@ from appliance import __version__
 from appliance.firststart import ADMINISTRATOR, names, password_note
 from appliance.serve.certificates import Authority
 from appliance.settings import Address, Settings
+from appliance.trust.shelves import lines_for_hosts
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 
@@ -92,8 +93,7 @@ def _trust(url: str, host: str) -> list[str]:
         f"""               printf '[host."{url}"]\\n  ca = "{folder}/ca.crt"\\n' |""",
         f"                 sudo tee {folder}/hosts.toml",
         "  Kubernetes   the same on every node; and in its /etc/containerd/config.toml, once:",
-        '               [plugins."io.containerd.grpc.v1.cri".registry]',
-        '                 config_path = "/etc/containerd/certs.d"',
+        *(f"               {line}" for line in lines_for_hosts()),
     ]
 
 

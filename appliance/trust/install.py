@@ -16,7 +16,7 @@ from cryptography import x509
 from appliance.durable import make_folder, replace_file
 from appliance.trust.authority import Offered, TrustError
 from appliance.trust.place import Place
-from appliance.trust.shelves import hosts_are_read, shelf
+from appliance.trust.shelves import hosts_are_read, lines_for_hosts, shelf
 
 _MARK = "# Written by registry trust"
 _UPDATE_SECONDS = 120
@@ -58,12 +58,12 @@ def install(
     try:
         for client in clients:
             folder = shelf(client, place, root)
-            _write(folder / "ca.crt", content, told, offered)
+            _write(root, folder / "ca.crt", content, told, offered)
             if client == "containerd":
                 _point(place, folder, root, told)
         if system:
             found = _system(root)
-            _write(root / found.folder / _system_name(place), content, told, offered)
+            _write(root, root / found.folder / _system_name(place), content, told, offered)
             _update(found, root, told)
     except OSError as error:
         raise TrustError(
@@ -79,12 +79,12 @@ def remove(place: Place, clients: Iterable[str], *, system: bool, root: Path) ->
         for client in clients:
             folder = shelf(client, place, root)
             for file in (folder / "hosts.toml", folder / "ca.crt"):
-                _unlink(file, told)
+                _unlink(root, file, told)
             with suppress(OSError):  # somebody has other files there, or there is no folder
                 folder.rmdir()
         if system:
             found = _system(root)
-            if _unlink(root / found.folder / _system_name(place), told):
+            if _unlink(root, root / found.folder / _system_name(place), told):
                 _update(found, root, told)
     except OSError as error:
         raise TrustError(
@@ -93,7 +93,8 @@ def remove(place: Place, clients: Iterable[str], *, system: bool, root: Path) ->
     return told
 
 
-def _write(path: Path, content: bytes, told: Done, offered: Offered) -> None:
+def _write(root: Path, path: Path, content: bytes, told: Done, offered: Offered) -> None:
+    _check_inside(root, path)
     if path.exists() and not _is_ours(path):
         with suppress(ValueError):
             if offered.certificate in x509.load_pem_x509_certificates(path.read_bytes()):
@@ -112,6 +113,7 @@ def _point(place: Place, folder: Path, root: Path, told: Done) -> None:
     seen = Path("/") / (folder / "ca.crt").relative_to(root)
     wanted = f'[host."{place.url}"]\n  ca = "{seen}"\n'
     path = folder / "hosts.toml"
+    _check_inside(root, path)
     if path.exists() and not _is_ours(path):
         if f'"{seen}"' not in path.read_text("utf-8", errors="replace"):
             told.left.append(f"{path} is not of registry trust; add to it:\n{wanted}")
@@ -122,12 +124,21 @@ def _point(place: Place, folder: Path, root: Path, told: Done) -> None:
     if not hosts_are_read(root):
         told.left.append(
             f"For Kubernetes, {root / 'etc/containerd/config.toml'} needs these lines, and containerd a"
-            ' restart:\n[plugins."io.containerd.grpc.v1.cri".registry]\n'
-            '  config_path = "/etc/containerd/certs.d"\n'
+            " restart:\n" + "\n".join(lines_for_hosts()) + "\n"
+        )
+
+
+def _check_inside(root: Path, path: Path) -> None:
+    """Refuse what a symbolic link leads out of the root, where its target is another machine's."""
+    if root != Path("/") and not path.resolve().is_relative_to(root.resolve()):
+        raise TrustError(
+            f"{path} leads out of {root}, to {path.resolve()}; make a symbolic link on its way relative"
         )
 
 
 def _system(root: Path) -> _System:
+    if root != Path("/"):
+        return _system_below(root)
     for found in _SYSTEMS:
         if (root / found.folder).is_dir() and shutil.which(found.command[0]):
             return found
@@ -137,6 +148,17 @@ def _system(root: Path) -> _System:
     raise TrustError(
         "--system needs update-ca-certificates or update-ca-trust, and neither is here; install the"
         " package ca-certificates"
+    )
+
+
+def _system_below(root: Path) -> _System:
+    """Choose by what another machine has, whatever this one runs."""
+    for found in _SYSTEMS:
+        if (root / found.folder).is_dir():
+            return found
+    folders = " nor ".join(found.folder for found in _SYSTEMS)
+    raise TrustError(
+        f"--system finds neither {folders} in {root}; install the package ca-certificates there"
     )
 
 
@@ -162,7 +184,8 @@ def _update(found: _System, root: Path, told: Done) -> None:
     told.done.append(f"{found.command[0]} run")
 
 
-def _unlink(path: Path, told: Done) -> bool:
+def _unlink(root: Path, path: Path, told: Done) -> bool:
+    _check_inside(root, path)
     if not path.exists():
         return False
     if not _is_ours(path):

@@ -75,6 +75,15 @@ def hosts_are_read(root: Path = Path("/")) -> bool:
     return any("certs.d" in path for path in _values(settings, "config_path"))
 
 
+def lines_for_hosts() -> list[str]:
+    """Write what has Kubernetes' part of containerd look there, for either generation of its settings."""
+    return [
+        '[plugins."io.containerd.cri.v1.images".registry]',
+        '  config_path = "/etc/containerd/certs.d"',
+        'where that file says version = 2, the first is: [plugins."io.containerd.grpc.v1.cri".registry]',
+    ]
+
+
 def _values(table: dict[str, Any], wanted: str) -> Iterator[str]:
     for key, value in table.items():
         if isinstance(value, dict):

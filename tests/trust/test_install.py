@@ -32,6 +32,7 @@ def files(root: Path) -> dict[str, Path]:
 
 
 def test_each_client_finds_it_and_it_goes_again(tmp_path: Path, offered: Offered) -> None:
+    (tmp_path / "usr/local/share/ca-certificates").mkdir(parents=True)
     told = put(tmp_path, offered, system=True)
     assert f"Inside of {tmp_path}, run: update-ca-certificates" in told.left
     found = files(tmp_path)
@@ -66,10 +67,14 @@ def test_containerd_is_pointed_to_a_path_of_its_own_machine(
     assert f'ca = "/etc/containerd/certs.d/{NAME}/ca.crt"' in hosts
     assert any("config_path" in sentence for sentence in told.left)
     settings = tmp_path / "etc/containerd/config.toml"
-    settings.write_text(
-        '[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/etc/containerd/certs.d"\n'
-    )
-    assert put(tmp_path, offered, "containerd").left == []
+    (sentence,) = told.left
+    assert "version = 2" in sentence
+    for part in ("io.containerd.cri.v1.images", "io.containerd.grpc.v1.cri"):
+        assert f'[plugins."{part}".registry]' in sentence
+        settings.write_text(
+            f'[plugins."{part}".registry]\nconfig_path = "/etc/containerd/certs.d"\n'
+        )
+        assert put(tmp_path, offered, "containerd").left == []
 
 
 def test_a_hosts_file_of_others_stays_and_is_told_of(tmp_path: Path, offered: Offered) -> None:
@@ -110,3 +115,59 @@ def test_podman_looks_where_docker_does_unless_it_has_a_folder(
     assert believed("podman", PLACE, tmp_path).certificates == (offered.certificate,)
     (tmp_path / "etc/containers/certs.d" / NAME).mkdir(parents=True)
     assert believed("podman", PLACE, tmp_path).certificates == ()
+
+
+@pytest.mark.parametrize("link", ["etc", "etc/docker", f"etc/docker/certs.d/{NAME}"])
+def test_nothing_is_touched_where_a_link_leads_out_of_the_root(
+    tmp_path: Path, offered: Offered, link: str
+) -> None:
+    root, host = tmp_path / "root", tmp_path / "host"
+    root.mkdir()
+    put(host, offered, "docker")
+    before = files(host)
+    (root / link).parent.mkdir(parents=True, exist_ok=True)
+    (root / link).symlink_to(host / link)
+    with pytest.raises(TrustError, match=f"leads out of {root}, to {host}"):
+        put(root, offered)
+    with pytest.raises(TrustError, match=f"leads out of {root}, to {host}"):
+        take(root)
+    (host / f"etc/docker/certs.d/{NAME}/ca.crt").unlink()
+    with pytest.raises(TrustError, match="leads out"):
+        put(root, offered, "docker")
+    with pytest.raises(TrustError, match="leads out"):
+        take(root)
+    assert files(host).keys() < before.keys()
+    assert (host / f"etc/docker/certs.d/{NAME}").is_dir()
+
+
+def test_a_file_that_is_a_link_out_of_the_root_is_not_written(
+    tmp_path: Path, offered: Offered
+) -> None:
+    root, host = tmp_path / "root", tmp_path / "ca.crt"
+    shelf = root / "etc/docker/certs.d" / NAME
+    shelf.mkdir(parents=True)
+    (shelf / "ca.crt").symlink_to(host)
+    with pytest.raises(TrustError, match="leads out"):
+        put(root, offered, "docker")
+    assert not host.exists()
+
+
+def test_a_link_that_stays_below_the_root_is_followed(tmp_path: Path, offered: Offered) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "data/docker").mkdir(parents=True)
+    (tmp_path / "etc/docker").symlink_to("../data/docker")
+    put(tmp_path, offered, "docker")
+    assert (tmp_path / "data/docker/certs.d" / NAME / "ca.crt").exists()
+    take(tmp_path)
+    assert not (tmp_path / "data/docker/certs.d" / NAME).exists()
+
+
+def test_the_system_below_a_root_is_known_by_what_is_there(
+    tmp_path: Path, offered: Offered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TrustError, match="install the package ca-certificates there"):
+        put(tmp_path, offered, "docker", system=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "etc/pki/ca-trust/source/anchors").mkdir(parents=True)
+    told = put(tmp_path, offered, "docker", system=True)
+    assert f"Inside of {tmp_path}, run: update-ca-trust" in told.left
