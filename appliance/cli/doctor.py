@@ -12,6 +12,8 @@ from appliance.doctor.credentials import Login
 from appliance.doctor.findings import Report, Status
 from appliance.doctor.here import examine_here
 from appliance.doctor.there import examine_from_outside
+from appliance.oci.errors import RegistryError
+from appliance.oci.names import parse_name
 from appliance.trust.place import Place
 
 
@@ -19,6 +21,11 @@ from appliance.trust.place import Place
 @click.argument("url", required=False)
 @click.option("--user", metavar="NAME", help="Log in as NAME; asks for the password.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option(
+    "--repository",
+    metavar="NAME",
+    help="Push the tiny image there, for an account that may push to some repositories alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it for machines.")
 @click.option(
     "--timeout",
@@ -31,6 +38,7 @@ from appliance.trust.place import Place
 def doctor(
     url: str | None,
     user: str | None,
+    repository: str | None,
     file: Path | None,
     timeout: float,
     *,
@@ -46,15 +54,20 @@ def doctor(
     The exit status is 1 if there is a fault; warnings leave it 0.
     """
     login = _login(user, password_stdin=password_stdin)
+    if repository is not None:
+        try:
+            parse_name(repository)
+        except RegistryError as error:
+            raise click.BadParameter(error.message, param_hint="--repository") from None
     report = Report()
     if url is None:
-        examine_here(file, os.environ, timeout, report, login=login)
+        examine_here(file, os.environ, timeout, report, login=login, repository=repository)
     else:
         try:
             place = Place.parse(url)
         except ValueError as error:
             raise click.UsageError(f"{error}.") from None
-        examine_from_outside(place, timeout, report, login=login)
+        examine_from_outside(place, timeout, report, login=login, repository=repository)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report.document())))
     else:
@@ -77,4 +90,4 @@ def _login(user: str | None, *, password_stdin: bool) -> Login | None:
         raise click.UsageError(
             "--user takes a name without a colon, and a password that is not empty."
         )
-    return Login(user, password, "--user")
+    return Login(user, password, "--user", is_asked_for=True)

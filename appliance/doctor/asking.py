@@ -9,7 +9,7 @@ import httpx2
 from appliance.doctor.presented import Believed
 from appliance.doctor.wire import connect
 from appliance.trust.exchange import Answer, exchange
-from appliance.trust.peer import context_for
+from appliance.trust.peer import context_for, unchecked_context
 from appliance.trust.place import Place
 
 _BODY_MAX = 1 << 20
@@ -75,12 +75,5 @@ class Asker:
 
     def _context(self) -> ssl.SSLContext:
         if self._believed is None or not self._believed.wholly:
-            return _unchecked()
-        return context_for(self._believed.authorities)
-
-
-def _unchecked() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+            return unchecked_context()
+        return context_for(self._believed.authorities, beside_system=True)

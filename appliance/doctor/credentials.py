@@ -24,6 +24,8 @@ class Login:
     account: str
     password: str = field(repr=False)
     source: str
+    is_asked_for: bool = False
+    """Somebody gave it for this registry, as it is reached now."""
 
     @property
     def basic(self) -> str:

@@ -39,8 +39,9 @@ def examine_here(
     report: Report,
     *,
     login: Login | None = None,
+    repository: str | None = None,
 ) -> None:
-    """Examine the registry of these settings, from inside and then from outside."""
+    """Examine the registry of these settings, from inside and then from outside, with a push to `repository`."""
     source = file or DEFAULT_FILE
     if not _may_read(source):
         report.unseen(SETTINGS, source, "only root may read it", "sudo registry doctor")
@@ -80,7 +81,9 @@ def examine_here(
         return
     if login is None:
         login = _administrator(settings)
-    examine_from_outside(place, within, report, login=login, own=authorities(settings))
+    examine_from_outside(
+        place, within, report, login=login, own=authorities(settings), repository=repository
+    )
 
 
 def _listening(settings: Settings, running: Note | None) -> list[Address]:

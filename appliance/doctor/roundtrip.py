@@ -16,11 +16,15 @@ from appliance.trust.place import Place
 LOGIN, PUSH, PULL, DELETE = "login", "push", "pull", "delete"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _EMPTY = "application/vnd.oci.empty.v1+json"
-_TAG = "probe"
+_FORBIDDEN = (401, 403)  # to somebody who has logged in
 
 
 class _StepError(Exception):
     """A step did not go well; the message says what was answered, without its final stop."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Token(msgspec.Struct):
@@ -41,14 +45,25 @@ class RoundTrip:
     """One image that goes to a registry and comes back."""
 
     def __init__(
-        self, place: Place, asker: Asker, challenge: Challenge, login: Login, report: Report
+        self,
+        place: Place,
+        asker: Asker,
+        challenge: Challenge,
+        login: Login,
+        report: Report,
+        *,
+        repository: str | None = None,
     ) -> None:
+        """Push into this repository, which may have more in it, or else into one of its own."""
         self._place = place
         self._asker = asker
         self._challenge = challenge
         self._login = login
         self._report = report
-        self._repository = f"registry-doctor/{secrets.token_hex(6)}"
+        mark = secrets.token_hex(6)
+        self._is_own = repository is None
+        self._repository = repository or f"registry-doctor/{mark}"
+        self._tag = f"registry-doctor-{mark}"
         self._headers: dict[str, str] = {}
         layer = secrets.token_bytes(512)
         self._blobs = {_digest(one): one for one in (b"{}", layer)}
@@ -69,19 +84,12 @@ class RoundTrip:
         """Go all the way, or as far as it goes."""
         if not self._enter():
             return
-        name = f"{self._place.name}/{self._repository}:{_TAG}"
+        name = f"{self._place.name}/{self._repository}:{self._tag}"
         try:
             self._push()
             self._report.ok(PUSH, name, "a tiny image was pushed")
         except (_StepError, NoAnswerError) as error:
-            self._report.fault(
-                PUSH,
-                name,
-                f"{self._login.account} cannot push: {error}",
-                "on the registry's machine:"
-                f" registry access explain {self._login.account} {self._repository} push",
-                "and: journalctl -u registry -n 50",
-            )
+            self._tell_no_push(name, error)
             return
         try:
             self._pull()
@@ -96,6 +104,26 @@ class RoundTrip:
                 "and: registry verify",
             )
         self._delete()
+
+    def _tell_no_push(self, name: str, error: _StepError | NoAnswerError) -> None:
+        account = self._login.account
+        explain = f"registry access explain {account} {self._repository} push"
+        if isinstance(error, _StepError) and error.status in _FORBIDDEN:
+            self._report.warn(
+                PUSH,
+                name,
+                f"{account} may not push there, so nothing else was tried: {error}",
+                f"try where it may: registry doctor {self._place.url} --repository NAME",
+                f"or see which rule it is, on the registry's machine: {explain}",
+            )
+            return
+        self._report.fault(
+            PUSH,
+            name,
+            f"{account} cannot push: {error}",
+            f"on the registry's machine: {explain}",
+            "and: journalctl -u registry -n 50",
+        )
 
     def _enter(self) -> bool:
         subject = f"{self._login.account} at {self._place.name}"
@@ -146,10 +174,10 @@ class RoundTrip:
             kind = {"Content-Type": "application/octet-stream"}
             _expect(self._ask("PUT", target, kind, content), 201)
         kind = {"Content-Type": _MANIFEST}
-        _expect(self._ask("PUT", self._path(f"manifests/{_TAG}"), kind, self._manifest), 201)
+        _expect(self._ask("PUT", self._path(f"manifests/{self._tag}"), kind, self._manifest), 201)
 
     def _pull(self) -> None:
-        answer = self._ask("GET", self._path(f"manifests/{_TAG}"), {"Accept": _MANIFEST})
+        answer = self._ask("GET", self._path(f"manifests/{self._tag}"), {"Accept": _MANIFEST})
         if _expect(answer, 200).body != self._manifest:
             raise _StepError("the manifest that comes back is another one")
         for digest, content in self._blobs.items():
@@ -158,17 +186,17 @@ class RoundTrip:
 
     def _delete(self) -> None:
         name = f"{self._place.name}/{self._repository}"
+        digest = _digest(self._manifest)
         try:
-            whole = self._ask("DELETE", f"/v2/{self._repository}/")
-            if whole.status != 202:  # for administrators, and not of every registry
-                digest = _digest(self._manifest)
+            # Whole repositories are for administrators to delete, and not in every registry.
+            if not self._is_own or self._ask("DELETE", f"/v2/{self._repository}/").status != 202:
                 _expect(self._ask("DELETE", self._path(f"manifests/{digest}")), 202)
         except (_StepError, NoAnswerError) as error:
             self._report.warn(
                 DELETE,
                 name,
                 f"{self._login.account} may not delete, so the tiny image stays there: {error}",
-                f"on the registry's machine: registry rm --yes {self._repository}",
+                f"on the registry's machine: registry rm --yes {self._repository}{'' if self._is_own else f'@{digest}'}",
             )
             return
         self._report.ok(DELETE, name, "the tiny image is gone again")
@@ -194,7 +222,7 @@ def _expect(answer: Answer, status: int) -> Answer:
     except msgspec.DecodeError:
         faults = []
     said = "; ".join(f"{fault.code}, {fault.message}" for fault in faults)
-    raise _StepError(f"{answer.status} {said[:300]}".strip())
+    raise _StepError(f"{answer.status} {said[:300]}".strip(), answer.status)
 
 
 def _joined(url: str, location: str) -> str:

@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from cryptography import x509
 
 from appliance.doctor.asking import Asker
-from appliance.doctor.challenge import examine_body, examine_registry
+from appliance.doctor.challenge import Challenge, examine_body, examine_registry
 from appliance.doctor.credentials import Login, find_login
 from appliance.doctor.findings import Report
 from appliance.doctor.presented import Believed, examine_tls
 from appliance.doctor.roundtrip import RoundTrip
 from appliance.doctor.wire import examine_way
-from appliance.trust.place import Place
+from appliance.trust.place import Place, is_loopback
 
 _PLAIN, _ROUND = "tls", "login"
 
@@ -24,11 +25,12 @@ def examine_from_outside(
     *,
     login: Login | None = None,
     own: Sequence[x509.Certificate] = (),
+    repository: str | None = None,
 ) -> None:
     """Go the way of a client, step by step, as far as it leads.
 
     Without a login, the one that docker or podman has kept here is used. `own` are authorities known on the
-    registry's own machine. Each wait ends after `within` seconds.
+    registry's own machine. The push goes to `repository`, or else to one of its own. Each wait ends after `within` seconds.
     """
     if not examine_way(place, within, report):
         return
@@ -49,6 +51,15 @@ def examine_from_outside(
         if challenge is None:
             return
         examine_body(place, asker, report)
+        readable = _readable(place, challenge)
+        if readable and (login is None or not login.is_asked_for):
+            report.unseen(
+                _ROUND,
+                place.name,
+                f"no password that is kept here was sent, nor a push tried, as {readable} is not encrypted",
+                f"to send one all the same: registry doctor {place.url} --user NAME",
+            )
+            return
         if login is None:
             login = find_login(place, os.environ, within, report)
         if login is None:
@@ -65,4 +76,14 @@ def examine_from_outside(
                 "no password was sent, nor a push tried, as the certificate is not to be believed",
             )
         else:
-            RoundTrip(place, asker, challenge, login, report).run()
+            RoundTrip(place, asker, challenge, login, report, repository=repository).run()
+
+
+def _readable(place: Place, challenge: Challenge) -> str:
+    """Say where a password would travel readable; nothing where it does not."""
+    if not place.is_private:
+        return place.name
+    target = urlsplit(challenge.realm)  # that of tokens, which has answered
+    if target.scheme == "http" and not is_loopback(target.hostname or ""):
+        return target.netloc
+    return ""

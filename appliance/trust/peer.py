@@ -93,16 +93,16 @@ def _reason(error: SSL.Error) -> str:
 
 def covers(leaf: x509.Certificate, host: str) -> bool:
     """Tell whether a certificate is for this host name or IP address."""
-    names = alternatives(leaf)
+    names, addresses = _alternatives(leaf)
     if is_address(host):
-        return host in names
+        return host in addresses
     host = host.rstrip(".").lower()
     _, _, domain = host.partition(".")
     return host in names or bool(domain and f"*.{domain}" in names)
 
 
-def alternatives(leaf: x509.Certificate) -> tuple[str, ...]:
-    """List the names and addresses a certificate is for."""
+def _alternatives(leaf: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """List the names that a certificate is for, and its addresses."""
     try:
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (
@@ -111,14 +111,14 @@ def alternatives(leaf: x509.Certificate) -> tuple[str, ...]:
         x509.UnsupportedGeneralNameType,
         ValueError,
     ):
-        return ()
-    names = [name.lower() for name in found.get_values_for_type(x509.DNSName)]
-    return (*names, *map(str, found.get_values_for_type(x509.IPAddress)))
+        return (), ()
+    names = tuple(name.lower() for name in found.get_values_for_type(x509.DNSName))
+    return names, tuple(map(str, found.get_values_for_type(x509.IPAddress)))
 
 
 def told_names(leaf: x509.Certificate) -> str:
     """Write the names and addresses a certificate is for, the first ones where there are many."""
-    names = alternatives(leaf)
+    names = [one for kind in _alternatives(leaf) for one in kind]
     more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
     return ", ".join(names[:_NAMES_TOLD]) + more
 
@@ -164,14 +164,24 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
-def context_for(authorities: str | None) -> ssl.SSLContext:
+def context_for(authorities: str | None, *, beside_system: bool = False) -> ssl.SSLContext:
     """Make the context of a client that believes these authorities (PEM), or else the system's.
 
-    It takes what clients written in Go take: an authority that is not at the top of its chain, too.
+    With `beside_system` it believes both, as docker does for a registry whose authority it was given. It takes what clients written in Go take: an authority that is not at the top of its chain, too.
     """
     context = ssl.create_default_context(cadata=authorities)
+    if authorities is not None and beside_system:
+        context.load_default_certs()
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def unchecked_context() -> ssl.SSLContext:
+    """Make the context of a client that believes everybody, for what is judged by other means."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 

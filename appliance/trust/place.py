@@ -45,6 +45,11 @@ class Place:
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
+    def is_private(self) -> bool:
+        """Tell whether nobody reads on the way: it is encrypted, or does not leave this machine."""
+        return self.scheme == "https" or is_loopback(self.host)
+
+    @property
     def url(self) -> str:
         """The address with its scheme, without a path."""
         return f"{self.scheme}://{self.name}"
@@ -69,3 +74,8 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine itself, whatever a resolver says."""
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
