@@ -29,6 +29,49 @@ IPTABLES = """-P INPUT DROP
 -A INPUT -p tcp -m multiport --dports 22,443 -j ACCEPT
 -A INPUT -p tcp -m tcp --dport 8443 -j REJECT --reject-with tcp-reset
 """
+UFW_OF_TWO = """Status: active
+Logging: on (low)
+Default: deny (incoming), allow (outgoing), disabled (routed)
+
+To                         Action      From
+--                         ------      ----
+22/tcp (OpenSSH)           ALLOW IN    Anywhere
+OpenSSH                    ALLOW IN    Anywhere
+80,443/tcp                 ALLOW IN    Anywhere
+6000:6010/tcp              ALLOW IN    Anywhere
+5000/udp                   ALLOW IN    Anywhere
+9000/tcp                   DENY IN     10.0.0.9
+9000/tcp                   ALLOW IN    Anywhere
+25                         DENY OUT    Anywhere
+"""
+STATES = """-P INPUT DROP
+-A INPUT -m state --state RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -m state --state INVALID -j DROP
+-A INPUT -p tcp -m tcp --dport 443 -m state --state NEW -j ACCEPT
+-A INPUT -p tcp -m multiport --dports 5000:5010 -m comment --comment "two words" -j ACCEPT
+"""
+CHAINS = """-P INPUT DROP
+-A INPUT -j ufw-before-input
+-A INPUT -p tcp -m tcp --dport 8443 -j DROP
+-A INPUT -j DROP
+"""
+CONDITIONS = """-P INPUT DROP
+-A INPUT -p tcp -m limit --limit 3/min -j LOG --log-prefix "new "
+-A INPUT -p tcp -m tcp --dport 443 -m recent --update --seconds 9 -j DROP
+-A INPUT -i eth1 -j ACCEPT
+"""
+NFT_OF_MANY = """table inet filter {
+	chain output {
+		type filter hook output priority filter; policy accept;
+		tcp dport 443 drop
+	}
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ip saddr 10.0.0.9 tcp dport 443 drop
+		tcp dport 6000-6010 counter packets 3 bytes 180 drop comment "none of these"
+	}
+}
+"""
 NFT = """table inet filter {
 	chain input {
 		type filter hook input priority filter; policy accept;
@@ -50,6 +93,24 @@ NFT = """table inet filter {
         ("firewall-cmd", FIREWALLD, 443, ""),
         ("firewall-cmd", FIREWALLD, 5000, ""),
         ("firewall-cmd", FIREWALLD, 8443, "its zone does not list the port"),
+        ("firewall-cmd", FIREWALLD.replace("5000/tcp", "5000-5010/tcp"), 5005, ""),
+        ("firewall-cmd", FIREWALLD.replace("ssh", "ssh kube-api"), 8443, ""),
+        ("firewall-cmd", "a listing of another kind\n", 8443, ""),
+        ("ufw", UFW_OF_TWO, 80, ""),
+        ("ufw", UFW_OF_TWO, 443, ""),
+        ("ufw", UFW_OF_TWO, 6005, ""),
+        ("ufw", UFW_OF_TWO, 9000, ""),
+        ("ufw", UFW_OF_TWO.replace("deny (incoming)", "allow (incoming)"), 5000, ""),
+        ("ufw", UFW_OF_TWO.replace("OpenSSH  ", "Nginx Full"), 5000, ""),
+        ("ufw", UFW_OF_TWO.replace("22/tcp (OpenSSH)", "22/tcp"), 5000, "it is active, and no"),
+        ("iptables", STATES, 443, ""),
+        ("iptables", STATES, 5005, ""),
+        ("iptables", STATES, 8443, "its policy drops what no rule accepts"),
+        ("iptables", CHAINS, 443, ""),
+        ("iptables", CHAINS, 8443, "--dport 8443 -j DROP"),
+        ("iptables", CONDITIONS, 443, ""),
+        ("nft", NFT_OF_MANY, 443, ""),
+        ("nft", NFT_OF_MANY, 6005, "tcp dport 6000-6010 counter"),
         ("iptables", IPTABLES, 443, ""),
         ("iptables", IPTABLES, 8443, "--dport 8443 -j REJECT"),
         ("iptables", IPTABLES, 9000, "its policy drops what no rule accepts"),
