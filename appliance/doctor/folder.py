@@ -16,6 +16,7 @@ from appliance.settings import Settings
 MODE, OWNER, ROOM = "mode", "owner", "room"
 _LOOKED_AT_MAX = 50_000  # files: a large registry is not read to its end for this
 _FREE_INODES_MIN = 0.02
+_OF_THE_DISK = "lost+found"  # root's, at the top of each ext4
 
 
 def examine_modes(settings: Settings, source: Path, report: Report) -> None:
@@ -88,10 +89,12 @@ def examine_owners(settings: Settings, user: int | None, report: Report) -> None
             strange[0],
             f"of {looked} files and folders that were looked at {these} not {name}'s, as whom the registry"
             " runs",
-            f"chown -R {name}: {settings.data}",
+            f"chown -R {name}: {settings.data.resolve()}",
         )
     else:
-        report.ok(OWNER, settings.data, f"all of it is {name}'s")
+        report.ok(
+            OWNER, settings.data, f"{name}'s, as far as looked at: {looked} files and folders"
+        )
 
 
 def examine_room(settings: Settings, report: Report) -> None:
@@ -151,11 +154,13 @@ def _secrets(settings: Settings, source: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    yield folder, folder.lstat()
+    yield folder, folder.stat()
     waiting = [folder]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
+                if entry.path == str(folder / _OF_THE_DISK):
+                    continue
                 try:
                     state = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:

@@ -179,7 +179,10 @@ def _examine_trust(
 def _tell_untrusted(place: Place, shown: Shown, report: Report) -> None:
     remedy = [
         f"sudo registry trust {place.name}",
-        f"or: curl -fsSk {place.url}/ca.crt | sudo install -D -m 644 /dev/stdin {shelf('docker', place)}/ca.crt",
+        "or, where that program is not: fetch it, compare it with what registry info shows there, then install it",
+        f"  curl -fsSk {place.url}/ca.crt -o ca.crt",
+        "  openssl x509 -in ca.crt -noout -fingerprint -sha256",
+        f"  sudo install -D -m 644 ca.crt {shelf('docker', place)}/ca.crt",
     ]
     broken = missing_issuer(shown.chain)
     if broken is not None:

@@ -1,5 +1,6 @@
 """The way to a registry: its name, its port, and what stands between."""
 
+import errno
 import ipaddress
 import os
 import queue
@@ -13,6 +14,7 @@ from appliance.doctor.findings import Report
 from appliance.trust.place import Place, is_address
 
 NAME, TCP, PROXY = "name", "tcp", "proxy"
+_NO_FAMILY = (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def examine_way(place: Place, within: float, report: Report) -> bool:
@@ -32,7 +34,12 @@ def examine_way(place: Place, within: float, report: Report) -> bool:
     for address in well:
         report.ok(TCP, _spelt(address, place.port), "accepts connections")
     for address, error in answers.items():
-        if error is not None:
+        if error is None:
+            continue
+        if ":" in address and error.errno in _NO_FAMILY:
+            what = "this machine has no IPv6 by which to try it"
+            report.unseen(TCP, _spelt(address, place.port), what)
+        else:
             reason = _reason(error, within)
             _tell_half_dead(place, address, reason, well[0], report)
     return True
