@@ -92,9 +92,8 @@ def examine_owners(settings: Settings, user: int | None, report: Report) -> None
             f"chown -R {name}: {settings.data.resolve()}",
         )
     else:
-        report.ok(
-            OWNER, settings.data, f"{name}'s, as far as looked at: {looked} files and folders"
-        )
+        what = f"{name}'s, as far as looked at: {looked} of its files and folders"
+        report.ok(OWNER, settings.data, what)
 
 
 def examine_room(settings: Settings, report: Report) -> None:

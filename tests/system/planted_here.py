@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,6 +165,22 @@ def taken_port(folder: Path) -> Iterator[Patient]:
     host, _, port = site.daemon.address.rpartition(":")
     with socket.create_server((host, int(port))):
         yield site.patient("--timeout", "0.5")
+
+
+# The first process of a namespace: it has a port, and then runs what follows.
+_FIRST = """
+import socket, subprocess, sys
+with socket.create_server((sys.argv[1], int(sys.argv[2]))):
+    sys.exit(subprocess.run(sys.argv[3:]).returncode)
+"""
+
+
+@contextmanager
+def port_of_a_socket_unit(folder: Path) -> Iterator[Patient]:
+    site = Site(folder)
+    host, _, port = site.daemon.address.rpartition(":")
+    first = ("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", _FIRST)
+    yield site.patient("--timeout", "0.5", prefix=(*first, host, port))
 
 
 @contextmanager

@@ -68,6 +68,15 @@ def dead_ipv6(folder: Path) -> Iterator[Patient]:
 
 
 @contextmanager
+def no_ipv6(folder: Path) -> Iterator[Patient]:
+    """A client to whom no way leads to the second of two addresses, and the first one answers."""
+    with network() as net, socket.create_server((net.ours, 0)) as server:
+        hosts = f"2001:db8::1 both.invalid\n{net.ours} both.invalid\n"
+        words = (f"both.invalid:{server.getsockname()[1]}", "--timeout", "0.5")
+        yield Patient(words, prefix=(*net.prefix, *names(folder, hosts=hosts)))
+
+
+@contextmanager
 def nobody_listens(folder: Path) -> Iterator[Patient]:
     yield Patient((f"127.0.0.1:{free_port()}",))
 

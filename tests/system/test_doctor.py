@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import debian, patients, planted_here, planted_there
+from tests.system import daemon, debian, images, patients, planted_here, planted_there
 from tests.system.daemon import PASSWORD, USER
 from tests.system.patients import Patient, Site, logged_in
 from tests.system.tools import run
@@ -58,6 +58,7 @@ FAULTS = (
         "public_url",
     ),
     Row(HERE.taken_port, "port", FAULT, "has this port", "systemctl stop"),
+    Row(HERE.port_of_a_socket_unit, "port", WARNING, "systemd keeps this port", "list-sockets"),
     Row(HERE.stopped_registry, "port", FAULT, "the registry does not run", "registry serve"),
     Row(HERE.firewall_that_drops, "firewall", WARNING, "-j DROP", "-j ACCEPT"),
     Row(HERE.firewall_of_nft, "firewall", WARNING, "nft seems to keep", "accept"),
@@ -74,7 +75,7 @@ FAULTS = (
     Row(THERE.plain_http, "tls", FAULT, "it speaks plain HTTP", "insecure-registries"),
     Row(THERE.http_on_purpose, "tls", WARNING, "travel readable", "insecure-registries"),
     Row(THERE.unknown_authority, "trust", FAULT, "nor this system trust", "registry trust 127"),
-    Row(THERE.self_signed, "trust", FAULT, "is self-signed", "registry trust"),
+    Row(THERE.self_signed, "trust", FAULT, "is self-signed", "-fingerprint -sha256"),
     Row(
         THERE.other_name, "names", FAULT, "it is for one.example, 10.1.2.3", 'names = ["127.0.0.1"]'
     ),
@@ -101,7 +102,7 @@ FAULTS = (
     Row(THERE.unreachable_tokens, "challenge", FAULT, "cannot be reached", "public_url"),
     Row(THERE.tokens_without_tls, "challenge", FAULT, "is not encrypted", "public_url"),
     Row(THERE.wrong_password, "login", FAULT, "is not taken: 401", "docker login -u tester"),
-    Row(THERE.may_not_push, "push", FAULT, "alice cannot push: 403", "access explain alice"),
+    Row(THERE.may_not_push, "push", WARNING, "alice may not push there", "--repository NAME"),
     Row(THERE.may_not_delete, "delete", WARNING, "alice may not delete", "registry rm --yes"),
     Row(THERE.missing_helper, "password", FAULT, "docker-credential-nowhere", "install it"),
     Row(THERE.damaged_docker_config, "password", FAULT, "is not what docker writes", "rm "),
@@ -188,6 +189,59 @@ def test_the_first_password_is_used_while_it_is_noted(tmp_path: Path) -> None:
     assert password not in examined.said
 
 
+def test_a_data_folder_may_be_a_disk_of_its_own(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    prefix = patients.disk(tmp_path / "image", site.data, f"chown {NOBODY} . && test -d lost+found")
+    assert _owned(site.patient(prefix=prefix)) == "nobody's, as far as looked at: 1 of its"
+
+
+def test_a_data_folder_may_be_a_link(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    shutil.rmtree(site.data, ignore_errors=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "blobs").mkdir(parents=True)
+    for path in (elsewhere, elsewhere / "blobs"):
+        shutil.chown(path, NOBODY)
+    site.data.symlink_to(elsewhere)
+    assert _owned(site.patient()) == "nobody's, as far as looked at: 2 of its"
+
+
+def _owned(patient: Patient) -> str:
+    """What is said of whose the data folder is, where that is well."""
+    (found,) = [one for one in patient.examine().findings if one["check"] == "owner"]
+    assert found["status"] == OK, found
+    return str(found["sentence"]).removesuffix(" files and folders")
+
+
+def test_a_client_without_ipv6_blames_nobody(tmp_path: Path) -> None:
+    with THERE.no_ipv6(tmp_path) as patient:
+        examined = patient.examine()
+    found = {one["subject"]: one for one in examined.findings if one["check"] == "tcp"}
+    (unseen,) = [one for subject, one in found.items() if subject.startswith("[2001:db8::1]:")]
+    assert (unseen["status"], unseen["remedy"]) == ("unseen", [])
+    assert [one["status"] for one in found.values() if one is not unseen] == [OK]
+
+
+def test_a_push_goes_where_an_account_may_push_and_leaves_what_is_there(tmp_path: Path) -> None:
+    rule = '\n[[rule]]\nrepositories = ["team/*"]\naccounts = ["*"]\nallow = ["pull", "push", "delete"]\n'
+    with daemon.running(tmp_path / "registry", more=rule) as registry:
+        with registry.htpasswd.open("a") as file:
+            file.write(daemon.account("alice", PASSWORD))
+        layers = [images.tree({"srv/doctor": b"there before"})]
+        layout = images.layout_of(tmp_path / "layout", layers)
+        registry.client().push_layout("team/app", "1", layout)
+        trusting = {"SSL_CERT_FILE": str(registry.ca)}
+        there = (registry.address, "--repository", "team/app")
+        for user in ("alice", USER):  # an administrator may delete whole repositories
+            words = (*there, "--user", user, "--password-stdin")
+            examined = Patient(words, trusting, given=f"{PASSWORD}\n").examine()
+            assert not examined.trouble(), examined.said
+            well = {one["check"] for one in examined.findings if one["status"] == OK}
+            assert well > {"push", "pull", "delete"}
+        tags = registry.client().request("GET", "/v2/team/app/tags/list").expect(200).json()
+    assert tags["tags"] == ["1"]
+
+
 def test_it_is_told_in_lines_for_people(site: Site) -> None:
     done = site.daemon.command("doctor")
     assert (done.returncode, done.stderr) == (0, "")
@@ -225,6 +279,12 @@ def test_what_systemd_knows_is_told(rootfs: Path, deb: Path, tmp_path: Path) -> 
             echo "127.0.0.1 $(hostname)" >>/etc/hosts
             systemctl enable --now registry
             registry doctor --json >well
+            systemctl stop registry
+            systemctl enable --now registry.socket
+            systemctl start registry
+            registry doctor --json >held
+            systemctl disable --now registry.socket
+            systemctl restart registry
             systemctl disable registry
             touch /var/lib/registry/blobs/of-root
             registry doctor --json >worse || test $? = 1
@@ -255,6 +315,9 @@ def test_what_systemd_knows_is_told(rootfs: Path, deb: Path, tmp_path: Path) -> 
     start = "systemctl start registry"
     assert trouble("well") == []
     assert "admin-password is right" in (tmp_path / "outside" / "well").read_text()
+    assert trouble("held") == []
+    held = (tmp_path / "outside" / "held").read_text()
+    assert held.count("and systemd keeps the port for it") == 2  # with TLS, and without
     assert trouble("worse") == [mine, disabled]
     assert trouble("stopped") == [
         mine,
@@ -284,6 +347,7 @@ def test_no_password_goes_to_whom_nobody_believes(site: Site, tmp_path: Path) ->
     [
         (["registry.example/path"], "says more than where the registry is"),
         (["registry.example", "--password-stdin"], "--password-stdin needs --user"),
+        (["registry.example", "--repository", "Team"], "repository names are lower case"),
     ],
 )
 def test_a_slip_is_a_sentence(site: Site, words: list[str], sentence: str) -> None:
