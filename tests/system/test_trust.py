@@ -152,6 +152,8 @@ def test_what_info_tells_to_type_is_enough(
         copy = ("skopeo", "copy", "--src-creds", remote.login, f"docker://{pushed}")
         run(*copy, f"dir:{tmp_path}/image")
         assert (folders[2] / "hosts.toml").exists()
+        for part in ("cri.v1.images", "grpc.v1.cri"):  # of containerd 2, and of 1
+            assert f'[plugins."io.containerd.{part}".registry]' in remote.command("info").stdout
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
