@@ -94,10 +94,12 @@ def upgrade(deb: Path, outside: Path) -> Path:
     """The same package of a higher version, which it tells as well."""
     tree = outside / "tree"
     run("dpkg-deb", "--raw-extract", deb, tree)
-    for file in (
-        tree / "DEBIAN/control",
-        *tree.glob("usr/lib/registry-appliance/lib/*/*/appliance/__init__.py"),
-    ):
+    # One folder of packages has a name for each version of Python.
+    ours = {
+        path.resolve()
+        for path in tree.glob("usr/lib/registry-appliance/lib/*/*/appliance/__init__.py")
+    }
+    for file in (tree / "DEBIAN/control", *ours):
         text = file.read_text()
         assert __version__ in text
         file.write_text(text.replace(__version__, f"{__version__}{_SUFFIX}"))
