@@ -130,7 +130,11 @@ def test_in_a_container(storage: Storage, archive: Path) -> None:
 def test_on_each_client(remote: Daemon, tmp_path: Path) -> None:
     (tmp_path / "docker").mkdir()
     with dockerd.engine(tmp_path / "docker") as docker:
-        docker("load", "--input", images.archive(tmp_path / "hello", images.small(), "hello-world:latest"))
+        docker(
+            "load",
+            "--input",
+            images.archive(tmp_path / "hello", images.small(), "hello-world:latest"),
+        )
         told = typed(
             "On each client",
             remote,
