@@ -81,6 +81,7 @@ __all__ = [
     "TokenIssuer",
     "Verify",
     "load",
+    "load_failure",
 ]
 
 DEFAULT_FILE = Path("/etc/registry.toml")
@@ -145,6 +146,24 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
     if faults:
         raise SettingsError(faults)
     return settings
+
+
+def load_failure(file: Path | None, environment: Mapping[str, str]) -> Failure:
+    """Read `[failure]` alone, whatever is wrong elsewhere: that may be why there is one.
+
+    Raises SettingsError where the file cannot be read at all, or the fault is in this table.
+    """
+    faults: list[str] = []
+    source = file or DEFAULT_FILE
+    keys = _read(source, required=file is not None, faults=faults).get("failure", {})
+    given = {}
+    if isinstance(keys, dict):
+        given = {key: (f"{source}: failure.{key}", value) for key, value in keys.items()}
+    given |= _from_environment("failure", Failure, environment, faults)
+    failure = Failure(**_convert(Failure, _with_credentials(given, environment), faults))
+    if faults:
+        raise SettingsError(faults)
+    return failure
 
 
 def _read(source: Path, *, required: bool, faults: list[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import AuthResult
 
 from appliance.failure import Report, UntoldError, tell
-from appliance.settings import Failure, SettingsError, load
+from appliance.settings import Failure, SettingsError, load, load_failure
 from tests.system.tools import free_port
 
 REPORT = Report(
@@ -160,6 +160,17 @@ def test_who_can_be_told_is_told_and_the_rest_is_named() -> None:
             tell(wanted, REPORT)
     assert len(mailbox.messages) == 1
     assert "s3cr3t" not in str(told.value)
+
+
+def test_what_is_wrong_elsewhere_keeps_nobody_from_being_told(tmp_path: Path) -> None:
+    file = tmp_path / "registry.toml"
+    file.write_text('[server]\nlisten = 7\n[nonsense]\n[failure]\nmail_to = ["ops@example.com"]\n')
+    with pytest.raises(SettingsError):
+        load(file, {})
+    assert load_failure(file, {}).mail_to == ("ops@example.com",)
+    file.write_text('[failure]\nmail_to = "ops"\n')
+    with pytest.raises(SettingsError, match=r"failure\.mail_to"):
+        load_failure(file, {})
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Telling people of a failure, in the place of a registry that cannot."""
 
+import os
 from pathlib import Path
 
 import click
 
-from appliance.cli.options import read, settings_option
+from appliance.cli.options import settings_option
 from appliance.failure import UntoldError, look, tell
-from appliance.settings import SettingsError
+from appliance.settings import SettingsError, load_failure
 
 
 @click.command("report-failure", hidden=True)
@@ -17,7 +18,7 @@ def report_failure(unit: str, file: Path | None) -> None:
 
     Run by hand it shows whether mail and webhook arrive.
     """
-    failure = read(file).failure
+    failure = load_failure(file, os.environ)
     if not failure.mail_to and not failure.webhook:
         click.echo("Nobody is to be told: failure.mail_to and failure.webhook are not set.")
         return

@@ -141,6 +141,27 @@ wait_for 5 sh -c 'journalctl -u registry | grep -q "reload refused, nothing chan
 sed -i '$d' /etc/registry.toml
 answers
 
+# Where it cannot start, somebody is told.
+cat >/tmp/hook.py <<'HOOK'
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Hook(BaseHTTPRequestHandler):
+    def do_POST(self):
+        open("/tmp/told", "wb").write(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+HTTPServer(("127.0.0.1", 9999), Hook).handle_request()
+HOOK
+python3 /tmp/hook.py &
+sed -i 's|^#webhook = .*|webhook = "http://127.0.0.1:9999/hook"|; s|^#drain_seconds = .*|drain_seconds = "soon"|' /etc/registry.toml
+systemctl restart registry || true
+wait_for 30 test -s /tmp/told
+grep -F 'registry.service on' /tmp/told
+grep -F 'server.drain_seconds must be' /tmp/told
+sed -i 's/^drain_seconds = .*//' /etc/registry.toml
+systemctl reset-failed registry
+systemctl start registry
+wait_for 10 answers
+
 # Killed, it is back at once.
 before=$(main_process)
 kill -KILL "$before"
