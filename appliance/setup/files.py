@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from appliance.durable import make_folder, replace_file, sync_folder
+from appliance.durable import make_folder, replace_file
 from appliance.setup.installation import Installation, SetupError
 
 _MARK = b"# Made by registry setup; registry setup --remove takes it away.\n"
@@ -58,7 +58,6 @@ class File:
         """Remove it if it is ours and there; raises OSError."""
         if self.ours and self.state in (State.SAME, State.OTHER):
             self.path.unlink()
-            sync_folder(self.path.parent)
 
 
 def files(installation: Installation, etc: Path) -> list[File]:
