@@ -154,6 +154,7 @@ class Daemon:
         self._connections = Connections(terms(self._settings))
         self._chores = Chores(parts, self._registry, lambda: self._settings)
         self._served = trio.Event()
+        self._place = ""
         self._succession = Succession(
             parts, self._registry, self._chores, self._operator, predecessor
         )
@@ -173,11 +174,11 @@ class Daemon:
                 nursery.start_soon(self._serve)
                 nursery.start_soon(self._succession.hear_before)
                 nursery.start_soon(self._chores.run)
-                nursery.start_soon(self._say_alive)
                 if self._audit is not None:
                     nursery.start_soon(self._audit.run)
                 await self._succession.say_serving()
                 self._started()
+                nursery.start_soon(self._say_alive)
                 await self._obey(signals, nursery)
                 nursery.cancel_scope.cancel()
             if self._audit is not None:
@@ -207,7 +208,7 @@ class Daemon:
             plain=[*map(str, plain)],
             data=str(self._settings.data),
         )
-        notify.ready(f"serving on {', '.join((*listen, *plain))}")
+        self._place = f"serving on {', '.join((*listen, *plain))}"
 
     async def _serve(self) -> None:
         sockets, tls = self._parts.sockets, self._parts.tls
@@ -271,7 +272,9 @@ class Daemon:
                 draining.cancel()
 
     async def _say_alive(self) -> None:
-        """Have systemd see that the loop turns, where it wants to."""
+        """Have systemd see that this serves, and that the loop turns, where it wants to."""
+        await self._succession.is_main.wait()
+        notify.ready(self._place)
         seconds = notify.alive_seconds(os.environ)
         while seconds is not None:
             if not self.is_followed:

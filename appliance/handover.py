@@ -8,7 +8,8 @@
     4. ends its chores, keeps the upload
        sessions that are being written to       →    accepts connections, sweeps nothing
     5.                                          ←    serves
-    6. accepts nothing more, finishes its
+    6. accepts nothing more, tells systemd
+       of the other one, finishes its           →    tells systemd of itself
        transfers
     7. tells its leases, ends                   →    adopts them, and is alone
 
@@ -65,8 +66,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one daemon says to the other."""
 
     says: str
-    """"ready", "refused", "yours", "serving", "give up" or "leases"; what a later version says
-    beside that is passed over."""
+    """"ready", "refused", "yours", "serving", "main", "give up" or "leases"; what a later version
+    says beside that is passed over."""
     pid: int = 0
     reason: str = ""
     session: str = ""

@@ -50,6 +50,8 @@ class Succession:
         self._after: Channel | None = None
         self.alone = trio.Event()
         """Set once the daemon before has ended, or there was none."""
+        self.is_main = trio.Event()
+        """Set once this is the process that systemd listens to."""
 
     @property
     def is_followed(self) -> bool:
@@ -63,6 +65,7 @@ class Succession:
         """
         if self._predecessor is None:
             self.alone.set()
+            self.is_main.set()
             return False
         self._share()
         self._before = await self._predecessor.take_over()
@@ -85,6 +88,8 @@ class Succession:
             async for message in channel.hear():
                 self._give_up(message, self._after)
                 leases = message.leases or leases
+                if message.says == "main":
+                    self.is_main.set()
             nursery.cancel_scope.cancel()
         if leases is None:
             self._registry.leases.touch_all_before(0)
@@ -94,6 +99,7 @@ class Succession:
         self._before = None
         self._end_sharing()
         self.alone.set()
+        self.is_main.set()
         _log.info("the daemon before has ended", leases_adopted=leases is not None)
 
     async def hand_over(self, nursery: trio.Nursery) -> bool:
@@ -115,6 +121,8 @@ class Succession:
                 await self._resume(nursery)
             raise
         notify.succeeded_by(pid)
+        with suppress(HandoverError):
+            await channel.say(Message("main"))
         nursery.start_soon(channel.pass_on_asking)
         nursery.start_soon(self._hear_after, channel)
         return True

@@ -153,10 +153,12 @@ class Queries:
         )
         return [name for (name,) in rows]
 
-    async def count_repositories(self) -> int:
-        """Count the repositories that hold a manifest."""
-        query = "SELECT count(*) FROM repository WHERE manifests > 0"
-        rows = await self._database.study(lambda connection: connection.execute(query).fetchall())
+    async def count_repositories(self, at_most: int) -> int:
+        """Count the repositories that hold a manifest, no further than that."""
+        rows = self._database.read(
+            "SELECT count(*) FROM (SELECT 1 FROM repository WHERE manifests > 0 LIMIT ?)",
+            (at_most,),
+        )
         return int(rows[0][0])
 
     async def referrers(

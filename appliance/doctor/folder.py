@@ -1,9 +1,11 @@
 """Files of a registry on its own machine: who may read them, whose they are, and the room they have."""
 
+import grp
 import os
 import pwd
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.accounts.keys import FILE as KEYS
@@ -17,6 +19,17 @@ MODE, OWNER, ROOM = "mode", "owner", "room"
 _LOOKED_AT_MAX = 50_000  # files: a large registry is not read to its end for this
 _FREE_INODES_MIN = 0.02
 _OF_THE_DISK = "lost+found"  # root's, at the top of each ext4
+
+
+def _closing(path: Path, settings: Settings, source: Path) -> str:
+    """Give the command that closes a file to others, and not to the registry, whose it need not be."""
+    if path == source:
+        with suppress(OSError, KeyError):
+            owner = settings.data.stat()
+            if owner.st_uid not in {0, path.stat().st_uid}:
+                group = grp.getgrgid(owner.st_gid).gr_name
+                return f"chgrp {group} {path} && chmod u=rw,g=r,o= {path}"
+    return f"chmod o= {path}"
 
 
 def examine_modes(settings: Settings, source: Path, report: Report) -> None:
@@ -39,7 +52,7 @@ def examine_modes(settings: Settings, source: Path, report: Report) -> None:
                 MODE,
                 path,
                 f"everybody on this machine may {may} it (mode {mode:04o})",
-                f"chmod o= {path}",
+                _closing(path, settings, source),
             )
     for path in (source, Path(settings.tls.certificate or source)):
         try:

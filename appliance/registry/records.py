@@ -75,8 +75,8 @@ class ManifestRecords(Protocol):
     async def repositories(self, after: str, limit: int) -> list[str]:
         """List the repositories that hold a manifest, by name, from after one on."""
 
-    async def count_repositories(self) -> int:
-        """Count the repositories that hold a manifest."""
+    async def count_repositories(self, at_most: int) -> int:
+        """Count the repositories that hold a manifest, no further than that."""
 
     async def referrers(
         self, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int

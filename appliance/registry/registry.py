@@ -26,6 +26,8 @@ from appliance.registry.sweep import Sweep
 from appliance.registry.undo import Undo
 from appliance.registry.uploads import Uploads
 
+_COUNTED_MAX = 10_000  # on the loop, in well below a millisecond
+
 
 class Records(BlobRecords, ManifestRecords, SessionRecords, Protocol):
     """Everything that is asked of records."""
@@ -97,10 +99,11 @@ class Registry:
 
     async def summary(self) -> str:
         """Say in a few words what there is and goes on; raises STORE_UNAVAILABLE."""
-        repositories = await self._records.count_repositories()
+        repositories = await self._records.count_repositories(_COUNTED_MAX)
         running, used = self.uploads.running, await self.space.used()
+        more = " or more" if repositories == _COUNTED_MAX else ""
         words = [
-            f"{repositories:,} repositor{'y' if repositories == 1 else 'ies'}",
+            f"{repositories:,}{more} repositor{'y' if repositories == 1 else 'ies'}",
             f"{running} upload{'' if running == 1 else 's'} running",
         ]
         if used is not None:

@@ -153,6 +153,8 @@ HTTPServer(("127.0.0.1", 9999), Hook).handle_request()
 HOOK
 python3 /tmp/hook.py &
 sed -i 's|^#webhook = .*|webhook = "http://127.0.0.1:9999/hook"|; s|^#drain_seconds = .*|drain_seconds = "soon"|' /etc/registry.toml
+chgrp registry /etc/registry.toml
+chmod 640 /etc/registry.toml
 systemctl restart registry || true
 wait_for 30 test -s /tmp/told
 grep -F 'registry.service on' /tmp/told
@@ -233,8 +235,9 @@ systemctl stop registry
 systemctl start registry.socket
 [ "$(curl -sS -o /dev/null -w '%{{http_code}}' http://registry.test/v2/)" = 308 ]
 answers
-registry doctor >/tmp/found || [ "$(grep -c FAIL /tmp/found)" = "$(grep -c 'FAIL.*clock' /tmp/found)" ]
+registry doctor >/tmp/found || true
 cat /tmp/found
+if grep FAIL /tmp/found | grep -v clock; then exit 1; fi
 systemctl stop registry.socket registry
 
 # Removed, its data stays, and when it is purged, too, unless somebody says otherwise.
