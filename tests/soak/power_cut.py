@@ -11,7 +11,8 @@ is being made, ext4 tells a sync under way that it is done, and does not do it. 
 synced, with nothing of ours in them, were told so 33 times in 300 cuts, and never before a cut began.
 
 What is not promised is that an upload under way survives: its bytes are synced when it is finished.
-It may have become shorter or have gone, as a client finds out when it asks.
+It may have become shorter or have gone, as a client finds out when it asks. The sync of one that was being
+finished may also have left its size on the disk, and not its bytes: such an upload is begun anew.
 """
 
 import argparse
@@ -106,7 +107,7 @@ class _Checker(Checker):
         last = int(answer.headers["Range"].removeprefix("0-"))
         if last >= max(upload.sent, 1):
             raise ledger.violation(upload.target, f"holds {last + 1} bytes of {upload.sent}")
-        if last == 0:  # a single byte, or none: it is not said which
+        if last == 0 or upload.ending:  # a single byte, or none: it is not said which; or see above
             line.request("DELETE", upload.target).expect(204)
             ledger.uploads.remove(upload)
             return
